@@ -1,0 +1,331 @@
+//! The handler contract: what a stage handler is given, what it may answer, and the registry that finds it by stage name.
+//!
+//! The rule: a handler judges facts and works through ports. The decision who acts next is in the type of its answer.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use crate::{
+    Code, Permit, Refusal,
+    lifecycle::{EvictMode, GraceAccess, Ground, LifecycleState, Stage, Step},
+    manifest::Manifest,
+    permit::ApprovalFacts,
+    ports::{Archive, BoundStore, PageLimit, PortError, Progress},
+    record::Salt,
+};
+
+crate::text_enum! {
+    /// How it is known who uses a plane.
+    UsageKnown {
+        /// Nobody reports it.
+        None = "none",
+        /// Its users report runs and queries.
+        Reported = "reported",
+        /// The store itself was asked.
+        Observed = "observed",
+    }
+}
+
+/// What is true of an offboarding at one instant, read under lock in the transaction that decides on it.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The instant.
+    pub at: DateTime<Utc>,
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// The tenant's status as it stands in its row; anything but `active` or `suspended` is refused.
+    pub tenant_status: String,
+    /// The plane.
+    pub plane_id: Uuid,
+    /// Its state.
+    pub state: LifecycleState,
+    /// The offboarding.
+    pub offboarding_id: Uuid,
+    /// Why the plane leaves.
+    pub ground: Ground,
+    /// When the hot copy goes.
+    pub evict: EvictMode,
+    /// What stays possible in grace.
+    pub grace_access: GraceAccess,
+    /// End of the grace period, once it has started.
+    pub grace_until: Option<DateTime<Utc>>,
+    /// Whether a break-glass approval skips the rest of the grace period. It skips nothing else.
+    pub grace_skipped: bool,
+    /// End of the retention, once it has started.
+    pub retention_until: Option<DateTime<Utc>>,
+    /// Open holds on the plane or its tenant.
+    pub holds: Vec<Uuid>,
+    /// Runs that use the plane, not expired.
+    pub runs_in_flight: u64,
+    /// Queries that use the plane, not expired.
+    pub queries_in_flight: u64,
+    /// When the last of those expires by itself.
+    pub usage_until: Option<DateTime<Utc>>,
+    /// How that is known.
+    pub usage_known: UsageKnown,
+    /// Whether policy accepts that nobody reports.
+    pub usage_unknown_accepted: bool,
+    /// Access tokens that are not revoked.
+    pub tokens: u64,
+    /// `sha256:` of the verified manifest that covers every bound store.
+    pub manifest_sha256: Option<String>,
+    /// The digest of the destruction plan.
+    pub plan_digest: Option<String>,
+    /// The approval that releases it, if one stands.
+    pub approval: Option<ApprovalFacts>,
+    /// Whether somebody denied it.
+    pub denied: bool,
+    /// Whether a cancelled offboarding is still being undone.
+    pub restore_pending: bool,
+}
+
+/// Which run a handler performs.
+#[derive(Debug, Clone)]
+pub struct RunRef {
+    /// The run.
+    pub id: Uuid,
+    /// What it does.
+    pub step: Step,
+    /// The epoch of its claim.
+    pub epoch: i64,
+    /// Failures recorded before this one, from 0.
+    pub attempt: i64,
+    /// How often this offboarding exported before, from 0.
+    pub round: u32,
+}
+
+/// How much a handler holds in memory at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The size of an archive part.
+    pub part: PageLimit,
+    /// Records removed in one transaction of a store.
+    pub erase_rows_max: usize,
+    /// Records sampled for the proof of emptiness, per store.
+    pub samples_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { part: PageLimit { rows_max: 20_000, bytes_max: 16 << 20 }, erase_rows_max: 2_000, samples_max: 16 }
+    }
+}
+
+/// Values and ports. No clock, no pool, no policy, no events.
+pub struct StageContext {
+    /// The run.
+    pub run: RunRef,
+    /// What was true in the claim.
+    pub facts: Facts,
+    /// The plane's bindings, in order.
+    pub stores: Vec<BoundStore>,
+    /// The plane's archive.
+    pub archive: Arc<dyn Archive>,
+    /// Leave to destroy, for a destructive run.
+    pub permit: Option<Permit>,
+    /// The ledger's copy of the last verified manifest.
+    pub manifest: Option<Manifest>,
+    /// The secret under which an inventory is taken.
+    pub salt: Salt,
+    /// How much to hold in memory.
+    pub limits: Limits,
+    /// Where to say how far the work is.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl StageContext {
+    /// The permit, or Halt: a destructive handler was started without one.
+    pub fn permit(&self) -> Result<&Permit, StageError> {
+        self.permit.as_ref().ok_or_else(|| StageError::halt("NO_PERMIT", "start a destructive run: it carries no permit"))
+    }
+
+    /// Whether the archive holds an inventory and no content.
+    pub fn is_inventory(&self) -> bool {
+        self.facts.ground == Ground::ErasureRequest
+    }
+
+    /// The salt under which digests are taken, for an inventory.
+    pub fn digest_salt(&self) -> Option<&Salt> {
+        self.is_inventory().then_some(&self.salt)
+    }
+}
+
+/// What a handler established: counts, digests and names of stores; never content. An object.
+pub type Evidence = Json;
+
+/// What a handler made of its run.
+#[derive(Debug)]
+pub enum StageOutcome {
+    /// It established what the stage must establish.
+    Done(Done),
+    /// Not possible yet. Spends no attempt.
+    NotYet {
+        /// When to look again; without it, only a change of facts wakes the run.
+        until: Option<DateTime<Utc>>,
+        /// What stands in the way.
+        refusal: Refusal,
+    },
+    /// Evict found records that no export holds: export again, then come back. Spends no attempt.
+    ExportAgain(Evidence),
+}
+
+/// What a finished handler leaves behind.
+#[derive(Debug)]
+pub struct Done {
+    /// What was established.
+    pub evidence: Evidence,
+    /// From export: the verified manifest.
+    pub manifest: Option<Manifest>,
+}
+
+impl Done {
+    /// Done, with `evidence`.
+    pub fn with(evidence: Evidence) -> StageOutcome {
+        StageOutcome::Done(Done { evidence, manifest: None })
+    }
+}
+
+/// Why a handler could not do its work: who acts is in the variant.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
+pub enum StageError {
+    /// We act: the run is tried again later.
+    #[error("{message}")]
+    Transient {
+        /// A word for the kind of failure.
+        code: String,
+        /// What failed, in the present tense.
+        message: String,
+    },
+    /// An operator acts: the run is halted until `lethe offboarding retry`.
+    #[error("{message}")]
+    Halt {
+        /// A word for the kind of failure.
+        code: String,
+        /// What failed, in the present tense.
+        message: String,
+    },
+}
+
+impl StageError {
+    /// A failure that an operator must look at.
+    pub fn halt(code: &str, message: impl Into<String>) -> Self {
+        StageError::Halt { code: code.into(), message: message.into() }
+    }
+
+    /// A failure that is tried again.
+    pub fn transient(code: &str, message: impl Into<String>) -> Self {
+        StageError::Transient { code: code.into(), message: message.into() }
+    }
+
+    /// The word for the kind of failure.
+    pub fn code(&self) -> &str {
+        match self {
+            StageError::Transient { code, .. } | StageError::Halt { code, .. } => code,
+        }
+    }
+
+    /// A port's failure, with what was being done to which part of the world.
+    pub fn port(doing: &str, error: PortError) -> Self {
+        let message = format!("{doing}: {error}");
+        match error {
+            PortError::Transient(_) => StageError::transient("UNAVAILABLE", message),
+            PortError::Permanent(_) => StageError::halt("UNUSABLE", message),
+            PortError::WrongPlace(_) => StageError::halt("WRONG_PLACE", message),
+            // Not ours any more: whatever we would record is refused by the ledger's own epoch check.
+            PortError::StaleEpoch { .. } => StageError::transient("STALE_EPOCH", message),
+        }
+    }
+}
+
+/// A stage: dumb on purpose. It manages no state, emits no event, checks no policy and opens no transaction.
+#[async_trait]
+pub trait StageHandler: Send + Sync {
+    /// The stage it handles; its name in the registry.
+    fn stage(&self) -> Stage;
+
+    /// Whether the facts allow `step` to start. Pure. Asked at the request for deregister, and in the claim for every step.
+    fn validate(&self, step: Step, facts: &Facts) -> Result<(), Refusal>;
+
+    /// Does the stage's work. Called again after a crash or failure, with the same arguments.
+    async fn run(&self, context: &StageContext) -> Result<StageOutcome, StageError>;
+
+    /// Undoes the stage's effects on the world after a cancel. Only deregister has any that can be undone.
+    async fn restore(&self, _context: &StageContext) -> Result<StageOutcome, StageError> {
+        Err(StageError::halt("NOT_REVERSIBLE", format!("undo {}: this stage has nothing that could be undone", self.stage())))
+    }
+}
+
+/// The handlers, by stage. Complete and without duplicates, or it is not built.
+pub struct StageRegistry {
+    handlers: BTreeMap<Stage, Arc<dyn StageHandler>>,
+}
+
+/// A registry that cannot be built.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// Two handlers for one stage.
+    #[error("register stage handlers: {0} has two")]
+    Duplicate(Stage),
+    /// A stage without a handler.
+    #[error("register stage handlers: {0} has none")]
+    Missing(Stage),
+}
+
+impl StageRegistry {
+    /// Registers one handler per stage.
+    pub fn new(handlers: Vec<Arc<dyn StageHandler>>) -> Result<Self, RegistryError> {
+        let mut registered = BTreeMap::new();
+        for handler in handlers {
+            let stage = handler.stage();
+            if registered.insert(stage, handler).is_some() {
+                return Err(RegistryError::Duplicate(stage));
+            }
+        }
+        match Stage::ALL.iter().find(|stage| !registered.contains_key(stage)) {
+            Some(&stage) => Err(RegistryError::Missing(stage)),
+            None => Ok(Self { handlers: registered }),
+        }
+    }
+
+    /// The five handlers of this crate.
+    pub fn standard() -> Self {
+        Self::new(crate::handlers::all()).expect("five stages, five handlers")
+    }
+
+    /// The handler of `stage`.
+    pub fn get(&self, stage: Stage) -> &Arc<dyn StageHandler> {
+        &self.handlers[&stage]
+    }
+
+    /// Asks the handler of `step` whether the facts allow it.
+    pub fn validate(&self, step: Step, facts: &Facts) -> Result<(), Refusal> {
+        if let Some(planned) = step.plan()
+            && facts.state != planned.from
+        {
+            return Err(Refusal::new(
+                Code::TransitionNotAllowed,
+                format!("{step} starts from {}, the plane is {}", planned.from, facts.state),
+            ));
+        }
+        self.get(step.stage()).validate(step, facts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_handler_for_a_stage_is_refused_not_silently_the_winner() {
+        let mut handlers = crate::handlers::all();
+        handlers.extend(crate::handlers::all().into_iter().take(1));
+        assert_eq!(StageRegistry::new(handlers).err(), Some(RegistryError::Duplicate(Stage::Deregister)));
+        let four = crate::handlers::all().into_iter().take(4).collect();
+        assert_eq!(StageRegistry::new(four).err(), Some(RegistryError::Missing(Stage::Purge)));
+    }
+}

@@ -1,0 +1,150 @@
+//! The permit: without one, no destructive verb of any port can be called.
+//!
+//! The rule: its fields are private and [`Permit::mint`] is the only way to make one. It is a pure function over facts that were read
+//! under lock in the claiming transaction. A crashed destroyer's next claim mints anew: a hold placed meanwhile stops the rest.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    contract::Facts,
+    refusal::{Code, Refusal},
+};
+
+/// What a permit lets its holder destroy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destruction {
+    /// The hot records that a verified export holds.
+    Evict,
+    /// The archive, and whatever is left in the hot stores.
+    Purge,
+}
+
+/// The policy's verdict on a destructive step.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// The revision of the policy that allowed it.
+    pub policy_revision: String,
+}
+
+/// An approval as it stands on record, read under lock.
+#[derive(Debug, Clone)]
+pub struct ApprovalFacts {
+    /// The approval.
+    pub id: Uuid,
+    /// The plan it releases.
+    pub plan_digest: String,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+    /// Whether this offboarding's purge has already consumed it: then it also covers the attempts that resume that purge.
+    pub consumed: bool,
+}
+
+/// Leave to destroy exactly what one verified manifest lists, of one plane, in one offboarding, under one epoch.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    destruction: Destruction,
+    plane_id: Uuid,
+    offboarding_id: Uuid,
+    epoch: i64,
+    manifest_sha256: String,
+    policy_revision: String,
+}
+
+impl Permit {
+    /// Mints a permit, or says which fact forbids it. `epoch` is the one the claim has just raised.
+    ///
+    /// # Errors
+    /// HOLD_ACTIVE, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
+    pub fn mint(destruction: Destruction, facts: &Facts, epoch: i64, verdict: &Verdict) -> Result<Permit, Refusal> {
+        no_hold(facts)?;
+        let manifest_sha256 = facts.manifest_sha256.clone().ok_or_else(|| {
+            Refusal::new(Code::ExportNotVerified, "no verified manifest covers the plane's stores; its export must finish first")
+        })?;
+        if destruction == Destruction::Purge {
+            retention_met(facts)?;
+            approved(facts)?;
+        }
+        Ok(Permit {
+            destruction,
+            plane_id: facts.plane_id,
+            offboarding_id: facts.offboarding_id,
+            epoch,
+            manifest_sha256,
+            policy_revision: verdict.policy_revision.clone(),
+        })
+    }
+
+    /// What it lets its holder destroy.
+    pub fn destruction(&self) -> Destruction {
+        self.destruction
+    }
+    /// The plane.
+    pub fn plane_id(&self) -> Uuid {
+        self.plane_id
+    }
+    /// The offboarding.
+    pub fn offboarding_id(&self) -> Uuid {
+        self.offboarding_id
+    }
+    /// The epoch under which it was minted.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+    /// The manifest it rests on.
+    pub fn manifest_sha256(&self) -> &str {
+        &self.manifest_sha256
+    }
+    /// The policy that allowed it.
+    pub fn policy_revision(&self) -> &str {
+        &self.policy_revision
+    }
+}
+
+fn no_hold(facts: &Facts) -> Result<(), Refusal> {
+    match facts.holds.first() {
+        None => Ok(()),
+        Some(hold) => Err(Refusal::new(
+            Code::HoldActive,
+            format!("hold {hold} forbids every destructive step: `lethe hold release {hold} --reason …` when it may go"),
+        )
+        .with(json!({"holds": facts.holds}))),
+    }
+}
+
+fn retention_met(facts: &Facts) -> Result<(), Refusal> {
+    match facts.retention_until {
+        Some(until) if until <= facts.at => Ok(()),
+        Some(until) => Err(Refusal::new(Code::RetentionActive, format!("the retention runs until {}", until.to_rfc3339()))
+            .with(json!({"until": until}))),
+        // A deadline that is not there has not passed.
+        None => Err(Refusal::new(Code::RetentionActive, "the retention has not started")),
+    }
+}
+
+fn approved(facts: &Facts) -> Result<(), Refusal> {
+    let plan = facts.plan_digest.as_deref().ok_or_else(|| {
+        Refusal::new(Code::ApprovalRequired, "there is no destruction plan to approve yet: the plane must be ARCHIVED first")
+    })?;
+    let Some(approval) = &facts.approval else {
+        return Err(Refusal::new(
+            Code::ApprovalRequired,
+            format!(
+                "somebody other than the requester must approve plan {plan}: `lethe approval grant {} --reason …`",
+                facts.plane_id
+            ),
+        )
+        .with(json!({"plan_digest": plan})));
+    };
+    if approval.plan_digest != plan {
+        return Err(Refusal::new(
+            Code::PlanChanged,
+            format!("the approval releases {}, the plan is now {plan}", approval.plan_digest),
+        ));
+    }
+    if !approval.consumed && approval.expires_at <= facts.at {
+        return Err(Refusal::new(Code::ApprovalExpired, format!("the approval expired at {}", approval.expires_at.to_rfc3339())));
+    }
+    Ok(())
+}
