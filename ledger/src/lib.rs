@@ -1,1 +1,39 @@
-//! stub
+//! What is true: planes, offboardings, runs, approvals, holds, access and the audit trail. The only crate that knows the ledger's SQL.
+//!
+//! The rule it keeps: everything that belongs together is written in one transaction, and nothing here can commit one. A [`Tx`]
+//! has no `commit`; [`Ledger::transact`] is the only way to make one, and it commits what was decided, refusals included.
+//!
+//! If we die in a transaction, it did not happen.
+//!
+//! SQLite is the embedded ledger. PostgreSQL will be a second implementation of the same verbs behind [`Tx`].
+
+mod access;
+mod archives;
+mod cases;
+mod db;
+mod fault;
+mod idempotency;
+mod offboardings;
+mod parties;
+mod planes;
+mod queue;
+mod release;
+mod rows;
+mod source;
+mod trail;
+mod verify;
+
+pub use access::{NewToken, Token, Usage, UsageKind};
+pub use archives::ArchiveRow;
+pub use cases::Case;
+pub use db::{Committed, Ledger, OpenOptions, Tx};
+pub use fault::Fault;
+pub use idempotency::Remembered;
+pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
+pub use parties::{NewStore, Store, Tenant, TenantStatus};
+pub use planes::{Binding, NewPlane, Plane};
+pub use queue::{Lease, Run, RunStatus, Settlement};
+pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, Pause};
+pub use source::{Clock, Entropy};
+pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};
+pub use verify::{TrailFault, Verified};

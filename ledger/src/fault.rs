@@ -1,0 +1,87 @@
+//! A fault: our own infrastructure failed. Retried where that can help, shown without detail to who cannot help.
+
+/// What went wrong in the ledger itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The database refused or did not answer.
+    #[error("{doing}")]
+    Database {
+        /// What was being done, in the present tense.
+        doing: &'static str,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A row holds what it cannot hold.
+    #[error("read {table}.{column} of {id}: {message}")]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row.
+        id: String,
+        /// What it holds and what would be right.
+        message: String,
+    },
+    /// A write that had to change exactly one row changed another number of them.
+    #[error("{doing}: {changed} rows changed where one had to")]
+    RowsAffected {
+        /// What was being done.
+        doing: &'static str,
+        /// How many rows changed.
+        changed: u64,
+    },
+    /// There is no ledger here yet, or it is older than this program.
+    #[error("open the ledger {url}: it has not been set up for this version; run `lethe migrate`")]
+    NotMigrated {
+        /// Which ledger.
+        url: String,
+    },
+    /// The ledger was written by a newer program.
+    #[error("open the ledger {url}: it was written by a newer version of lethe (migration {version}); use that version")]
+    Newer {
+        /// Which ledger.
+        url: String,
+        /// The first migration this program does not know.
+        version: i64,
+    },
+    /// The URL names no ledger that this version can use.
+    #[error("open the ledger {url}: {message}")]
+    Url {
+        /// Which.
+        url: String,
+        /// What would be right.
+        message: String,
+    },
+    /// Migrating failed.
+    #[error("migrate the ledger")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// An audit entry lacks what every entry must have.
+    #[error("append to the trail: missing or empty: {}", .0.join(", "))]
+    IncompleteEntry(Vec<&'static str>),
+    /// A value cannot be written as canonical JSON.
+    #[error(transparent)]
+    NotCanonical(#[from] lethe_stages::canonical::NotCanonical),
+}
+
+impl Fault {
+    /// Wraps what the database said with what was being done.
+    pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Fault {
+        move |source| Fault::Database { doing, source }
+    }
+
+    /// Whether trying again in a moment may help: the database is busy, full or away.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Fault::Database { source: sqlx::Error::Database(error), .. } => {
+                // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_FULL and SQLITE_IOERR, in the low byte of the extended code.
+                error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| [5, 6, 10, 13].contains(&(code & 0xff)))
+            }
+            Fault::Database { source, .. } => {
+                matches!(source, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed)
+            }
+            _ => false,
+        }
+    }
+}

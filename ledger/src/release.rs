@@ -1,0 +1,338 @@
+//! What releases a destructive step (approvals) and what forbids it (holds, pauses).
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::{
+    db::Tx,
+    fault::Fault,
+    rows::{Cells, one, us},
+};
+
+lethe_stages::text_enum! {
+    /// Where an approval stands.
+    ApprovalStatus {
+        /// It releases its plan.
+        Granted = "granted",
+        /// It forbids its plan for good.
+        Denied = "denied",
+        /// It was taken back before it was used.
+        Withdrawn = "withdrawn",
+        /// It ended before it was used.
+        Expired = "expired",
+        /// The purge used it.
+        Consumed = "consumed",
+    }
+}
+
+lethe_stages::text_enum! {
+    /// How it is known that an actor is who it says.
+    Assurance {
+        /// It says so.
+        Asserted = "asserted",
+        /// The operating system says so.
+        Os = "os",
+        /// An identity provider says so.
+        Oidc = "oidc",
+        /// It signed the plan.
+        Signed = "signed",
+    }
+}
+
+lethe_stages::text_enum! {
+    /// What a hold is placed on.
+    HoldSubject {
+        /// One plane.
+        Plane = "plane",
+        /// Every plane of a tenant.
+        Tenant = "tenant",
+    }
+}
+
+/// A decision on a destruction plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct Approval {
+    /// Its identity.
+    #[serde(rename = "approval_id")]
+    pub id: Uuid,
+    /// The offboarding.
+    pub offboarding_id: Uuid,
+    /// The plane.
+    pub plane_id: Uuid,
+    /// Exactly what it decides on.
+    pub plan_digest: String,
+    /// Where it stands.
+    pub status: ApprovalStatus,
+    /// Who asked for the offboarding.
+    pub requested_by: String,
+    /// Who decided.
+    pub approved_by: String,
+    /// How that is known.
+    pub identity_assurance: Assurance,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub decided_at: DateTime<Utc>,
+    /// When a grant ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A decision to put on record.
+#[derive(Debug, Clone)]
+pub struct NewApproval {
+    /// The offboarding.
+    pub offboarding_id: Uuid,
+    /// Exactly what it decides on.
+    pub plan_digest: String,
+    /// Granted or denied.
+    pub status: ApprovalStatus,
+    /// Who asked for the offboarding.
+    pub requested_by: String,
+    /// Who decided.
+    pub approved_by: String,
+    /// How that is known.
+    pub identity_assurance: Assurance,
+    /// Why.
+    pub reason: String,
+    /// When a grant ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A legal hold.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hold {
+    /// Its identity.
+    #[serde(rename = "hold_id")]
+    pub id: Uuid,
+    /// What kind of thing it is on.
+    pub subject_kind: HoldSubject,
+    /// On which.
+    pub subject_id: Uuid,
+    /// Why.
+    pub reason: String,
+    /// Who placed it.
+    pub placed_by: String,
+    /// When.
+    pub placed_at: DateTime<Utc>,
+    /// Who released it.
+    pub released_by: Option<String>,
+    /// Why.
+    pub release_reason: Option<String>,
+    /// When.
+    pub released_at: Option<DateTime<Utc>>,
+}
+
+/// A paused scope: `all`, `tenant:<id>` or `stage:<name>`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pause {
+    /// The scope.
+    pub scope: String,
+    /// Why.
+    pub reason: String,
+    /// Who paused it.
+    pub paused_by: String,
+    /// When.
+    pub paused_at: DateTime<Utc>,
+}
+
+fn approval(row: &SqliteRow) -> Result<Approval, Fault> {
+    let cells = Cells::new(row, "approvals", "id");
+    Ok(Approval {
+        id: cells.parsed("id")?,
+        offboarding_id: cells.parsed("offboarding_id")?,
+        plane_id: cells.parsed("plane_id")?,
+        plan_digest: cells.get("plan_digest")?,
+        status: cells.parsed("status")?,
+        requested_by: cells.get("requested_by")?,
+        approved_by: cells.get("approved_by")?,
+        identity_assurance: cells.parsed("identity_assurance")?,
+        reason: cells.get("reason")?,
+        decided_at: cells.at("decided_at")?,
+        expires_at: cells.at("expires_at")?,
+    })
+}
+
+fn hold(row: &SqliteRow) -> Result<Hold, Fault> {
+    let cells = Cells::new(row, "holds", "id");
+    Ok(Hold {
+        id: cells.parsed("id")?,
+        subject_kind: cells.parsed("subject_kind")?,
+        subject_id: cells.parsed("subject_id")?,
+        reason: cells.get("reason")?,
+        placed_by: cells.get("placed_by")?,
+        placed_at: cells.at("placed_at")?,
+        released_by: cells.get("released_by")?,
+        release_reason: cells.get("release_reason")?,
+        released_at: cells.maybe_at("released_at")?,
+    })
+}
+
+impl Tx {
+    /// Puts a decision on record and answers its id.
+    pub async fn insert_approval(&mut self, new: &NewApproval) -> Result<Uuid, Fault> {
+        let id = self.new_id();
+        let at = us(self.at());
+        let done = sqlx::query(
+            "INSERT INTO approvals (id, offboarding_id, plan_digest, status, requested_by, approved_by, identity_assurance, reason,
+                decided_at, expires_at, ended_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        )
+        .bind(id.to_string())
+        .bind(new.offboarding_id.to_string())
+        .bind(&new.plan_digest)
+        .bind(new.status.as_str())
+        .bind(&new.requested_by)
+        .bind(&new.approved_by)
+        .bind(new.identity_assurance.as_str())
+        .bind(&new.reason)
+        .bind(at)
+        .bind(us(new.expires_at))
+        .execute(self.connection())
+        .await;
+        one("record an approval", done.map_err(Fault::database("record an approval"))?)?;
+        Ok(id)
+    }
+
+    /// Ends a granted approval.
+    pub async fn end_approval(&mut self, id: Uuid, status: ApprovalStatus) -> Result<(), Fault> {
+        let at = us(self.at());
+        let done = sqlx::query("UPDATE approvals SET status = ?, ended_at = ? WHERE id = ? AND status = 'granted'")
+            .bind(status.as_str())
+            .bind(at)
+            .bind(id.to_string())
+            .execute(self.connection())
+            .await;
+        one("end an approval", done.map_err(Fault::database("end an approval"))?)
+    }
+
+    /// Decisions by date: of one offboarding or of all.
+    pub async fn approvals(&mut self, offboarding: Option<Uuid>) -> Result<Vec<Approval>, Fault> {
+        let rows = sqlx::query(
+            "SELECT a.*, o.plane_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id
+             WHERE ?1 IS NULL OR a.offboarding_id = ?1 ORDER BY a.decided_at, a.id",
+        )
+        .bind(offboarding.map(|id| id.to_string()))
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read approvals"))?;
+        rows.iter().map(approval).collect()
+    }
+
+    /// Granted approvals that have expired unused.
+    pub async fn expired_approvals(&mut self) -> Result<Vec<Approval>, Fault> {
+        let at = us(self.at());
+        let rows = sqlx::query(
+            "SELECT a.*, o.plane_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id
+             WHERE a.status = 'granted' AND a.expires_at <= ?",
+        )
+        .bind(at)
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read expired approvals"))?;
+        rows.iter().map(approval).collect()
+    }
+
+    /// Places a hold and answers it.
+    pub async fn insert_hold(&mut self, kind: HoldSubject, subject: Uuid, reason: &str, by: &str) -> Result<Uuid, Fault> {
+        let id = self.new_id();
+        let at = us(self.at());
+        let done = sqlx::query(
+            "INSERT INTO holds (id, subject_kind, subject_id, reason, placed_by, placed_at) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(id.to_string())
+        .bind(kind.as_str())
+        .bind(subject.to_string())
+        .bind(reason)
+        .bind(by)
+        .bind(at)
+        .execute(self.connection())
+        .await;
+        one("place a hold", done.map_err(Fault::database("place a hold"))?)?;
+        Ok(id)
+    }
+
+    /// Releases an open hold.
+    pub async fn release_hold(&mut self, id: Uuid, reason: &str, by: &str) -> Result<(), Fault> {
+        let at = us(self.at());
+        let done = sqlx::query(
+            "UPDATE holds SET released_at = ?, released_by = ?, release_reason = ? WHERE id = ? AND released_at IS NULL",
+        )
+        .bind(at)
+        .bind(by)
+        .bind(reason)
+        .bind(id.to_string())
+        .execute(self.connection())
+        .await;
+        one("release a hold", done.map_err(Fault::database("release a hold"))?)
+    }
+
+    /// Holds by date: on one subject or on all, open ones only unless `ended` is asked for too.
+    pub async fn holds(&mut self, subjects: Option<&[Uuid]>, ended: bool) -> Result<Vec<Hold>, Fault> {
+        let rows = sqlx::query(
+            "SELECT * FROM holds WHERE (?1 IS NULL OR subject_id IN (SELECT value FROM json_each(?1))) AND (?2 OR released_at IS NULL)
+             ORDER BY placed_at, id",
+        )
+        .bind(subjects.map(crate::rows::to_json_slice))
+        .bind(ended)
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read holds"))?;
+        rows.iter().map(hold).collect()
+    }
+
+    /// The hold.
+    pub async fn hold(&mut self, id: Uuid) -> Result<Option<Hold>, Fault> {
+        let row = sqlx::query("SELECT * FROM holds WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(self.connection())
+            .await
+            .map_err(Fault::database("read a hold"))?;
+        row.as_ref().map(hold).transpose()
+    }
+
+    /// Pauses a scope; again replaces the reason. Answers whether it was running before.
+    pub async fn pause(&mut self, scope: &str, reason: &str, by: &str) -> Result<bool, Fault> {
+        let before = self.pauses().await?.iter().any(|pause| pause.scope == scope);
+        let at = us(self.at());
+        let done = sqlx::query("INSERT OR REPLACE INTO pauses (scope, reason, paused_by, paused_at) VALUES (?, ?, ?, ?)")
+            .bind(scope)
+            .bind(reason)
+            .bind(by)
+            .bind(at)
+            .execute(self.connection())
+            .await;
+        one("pause", done.map_err(Fault::database("pause"))?)?;
+        Ok(!before)
+    }
+
+    /// Lifts a pause. Answers whether there was one.
+    pub async fn resume(&mut self, scope: &str) -> Result<bool, Fault> {
+        let done = sqlx::query("DELETE FROM pauses WHERE scope = ?")
+            .bind(scope)
+            .execute(self.connection())
+            .await
+            .map_err(Fault::database("resume"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Every pause in force.
+    pub async fn pauses(&mut self) -> Result<Vec<Pause>, Fault> {
+        let rows = sqlx::query("SELECT * FROM pauses ORDER BY scope")
+            .fetch_all(self.connection())
+            .await
+            .map_err(Fault::database("read pauses"))?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells::new(row, "pauses", "scope");
+                Ok(Pause {
+                    scope: cells.get("scope")?,
+                    reason: cells.get("reason")?,
+                    paused_by: cells.get("paused_by")?,
+                    paused_at: cells.at("paused_at")?,
+                })
+            })
+            .collect()
+    }
+}

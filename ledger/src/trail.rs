@@ -1,0 +1,417 @@
+//! The audit trail: what happened, by whom, why, under which policy; one hash chain per plane, per tenant and for the system.
+//!
+//! The rule: an entry is written in the transaction of the change it records, and never changed. It holds ids, digests and counts.
+//! Personal values (who, why) enter it as salted commitments; value and salt stand beside it and can be destroyed.
+//!
+//! `hash = SHA-256(previous ‖ body)`, with `body` the canonical JSON and `previous` the hash before, or SHA-256 of the chain's name.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use lethe_stages::{LifecycleState, Step, canonical};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::{
+    db::Tx,
+    fault::Fault,
+    rows::{Cells, one, us},
+};
+
+/// The version of an entry's shape.
+pub(crate) const ENTRY_SCHEMA: u32 = 1;
+
+lethe_stages::text_enum! {
+    /// What kind of actor did something.
+    ActorType {
+        /// A person.
+        User = "user",
+        /// Lethe itself, or a service.
+        System = "system",
+        /// A program using the SDK.
+        Sdk = "sdk",
+        /// An operator with rights over tenants.
+        Founder = "founder",
+    }
+}
+
+/// Who did something: `type:id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Actor {
+    /// The kind.
+    pub kind: ActorType,
+    /// The identity within it; not empty.
+    pub id: String,
+}
+
+impl Actor {
+    /// An actor of the system itself.
+    pub fn system(id: &str) -> Self {
+        Self { kind: ActorType::System, id: id.to_owned() }
+    }
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.kind, self.id)
+    }
+}
+
+impl std::str::FromStr for Actor {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, id) = text.split_once(':').ok_or_else(|| format!("`{text}` is not an actor: write `user:alice`"))?;
+        if id.trim().is_empty() {
+            return Err(format!("`{text}` names nobody: write `user:alice`"));
+        }
+        Ok(Self { kind: kind.parse()?, id: id.to_owned() })
+    }
+}
+
+impl TryFrom<String> for Actor {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Actor> for String {
+    fn from(actor: Actor) -> String {
+        actor.to_string()
+    }
+}
+
+/// The subject of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chain {
+    /// What concerns one plane.
+    Plane(Uuid),
+    /// What concerns a tenant and no plane of it.
+    Tenant(Uuid),
+    /// Start-up, stores, keys, policies, and refusals that concern no known tenant.
+    System,
+}
+
+impl std::fmt::Display for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Chain::Plane(id) => write!(f, "plane:{id}"),
+            Chain::Tenant(id) => write!(f, "tenant:{id}"),
+            Chain::System => f.write_str("system"),
+        }
+    }
+}
+
+lethe_stages::text_enum! {
+    /// What happened.
+    EventType {
+        /// A tenant, store, plane, token or ledger came to be.
+        Registered = "REGISTERED",
+        /// A tenant's status changed.
+        StatusChanged = "STATUS_CHANGED",
+        /// An offboarding was requested and opened.
+        Requested = "REQUESTED",
+        /// A plane changed its state.
+        Transition = "TRANSITION",
+        /// An attempt was refused, or a run may not go on.
+        Blocked = "BLOCKED",
+        /// An offboarding was cancelled.
+        Cancelled = "CANCELLED",
+        /// A stage was claimed.
+        StageStarted = "STAGE_STARTED",
+        /// A stage established what it had to.
+        StageCompleted = "STAGE_COMPLETED",
+        /// A stage failed; it is tried again or halted.
+        StageFailed = "STAGE_FAILED",
+        /// An operator let a halted stage go on.
+        StageRetried = "STAGE_RETRIED",
+        /// A run was taken back from a worker that was lost, or given back by one that stopped.
+        StageInterrupted = "STAGE_INTERRUPTED",
+        /// A destruction plan was approved.
+        Approved = "APPROVED",
+        /// A destruction plan was denied.
+        Denied = "DENIED",
+        /// An approval was taken back.
+        ApprovalWithdrawn = "APPROVAL_WITHDRAWN",
+        /// An approval ended unused.
+        ApprovalExpired = "APPROVAL_EXPIRED",
+        /// A hold was placed.
+        HoldPlaced = "HOLD_PLACED",
+        /// A hold was released.
+        HoldReleased = "HOLD_RELEASED",
+        /// What a deregister suspended was restored.
+        Rollback = "ROLLBACK",
+        /// A scope was paused.
+        Paused = "PAUSED",
+        /// A pause was lifted.
+        Resumed = "RESUMED",
+        /// A token was issued.
+        TokenIssued = "TOKEN_ISSUED",
+        /// A token was revoked.
+        TokenRevoked = "TOKEN_REVOKED",
+    }
+}
+
+/// What a gate decided.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GateDecision {
+    /// ALLOWED, BLOCKED or PENDING.
+    pub decision: &'static str,
+    /// The refusal's code, unless allowed.
+    pub code: Option<&'static str>,
+    /// The policy under which it was decided.
+    pub policy_revision: String,
+}
+
+/// An entry to append. What is not said is null in the entry.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The subject.
+    pub chain: Chain,
+    /// What happened.
+    pub event_type: EventType,
+    /// Whose it is; `None` where it concerns no tenant.
+    pub tenant_id: Option<Uuid>,
+    /// Which offboarding.
+    pub offboarding_id: Option<Uuid>,
+    /// Who did it.
+    pub actor: Actor,
+    /// Which part of Lethe decided: an operation's name, `gate`, `sweep`, `worker`.
+    pub decision_owner: String,
+    /// The state left.
+    pub from_state: Option<LifecycleState>,
+    /// The state entered.
+    pub to_state: Option<LifecycleState>,
+    /// Which step.
+    pub step: Option<Step>,
+    /// What the gate decided.
+    pub gate: Option<GateDecision>,
+    /// Why, in a person's words.
+    pub reason: Option<String>,
+    /// Counts, digests and names of stores. An object.
+    pub evidence: Json,
+}
+
+impl Entry {
+    /// An entry that says what, on which subject, by whom, decided by whom.
+    pub fn new(chain: Chain, tenant_id: Option<Uuid>, event_type: EventType, actor: &Actor, decision_owner: &str) -> Self {
+        Self {
+            chain,
+            event_type,
+            tenant_id,
+            offboarding_id: None,
+            actor: actor.clone(),
+            decision_owner: decision_owner.to_owned(),
+            from_state: None,
+            to_state: None,
+            step: None,
+            gate: None,
+            reason: None,
+            evidence: json!({}),
+        }
+    }
+}
+
+/// Proof that an entry is in the transaction. Whoever changes something must hold one.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Recorded {
+    /// The entry's identity.
+    pub event_id: Uuid,
+    /// Its number in its chain.
+    pub sequence_no: i64,
+}
+
+/// An entry as it stands, with the personal values that have not been destroyed.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrailEntry {
+    /// The entry's fields, commitments included.
+    #[serde(flatten)]
+    pub body: Json,
+    /// Its hash.
+    pub hash: String,
+    /// The hash before it.
+    pub previous: String,
+    /// The values to which it is committed, as far as they still exist.
+    pub values: Json,
+}
+
+/// Which entries to list; what is `None` does not filter.
+#[derive(Debug, Clone, Default)]
+pub struct TrailFilter {
+    /// Of this chain.
+    pub chain: Option<String>,
+    /// Of this tenant, planes included.
+    pub tenant_id: Option<Uuid>,
+    /// Of this type.
+    pub event_type: Option<EventType>,
+    /// At most so many, the newest.
+    pub limit: Option<i64>,
+}
+
+/// How an instant is written in an entry.
+pub(crate) fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The commitment to a personal value.
+pub(crate) fn commitment(salt: &[u8], value: &str) -> String {
+    canonical::sha256(&[salt, value.as_bytes()].concat())
+}
+
+/// The hash of an entry.
+pub(crate) fn link(previous: &str, body: &str) -> String {
+    canonical::sha256(&[previous.as_bytes(), body.as_bytes()].concat())
+}
+
+/// What the first entry of a chain follows.
+pub(crate) fn origin(chain: &str) -> String {
+    canonical::sha256(chain.as_bytes())
+}
+
+fn missing(entry: &Entry) -> Vec<&'static str> {
+    let mut missing = Vec::new();
+    if entry.actor.id.trim().is_empty() {
+        missing.push("actor_id");
+    }
+    if entry.decision_owner.trim().is_empty() {
+        missing.push("decision_owner");
+    }
+    if !matches!(entry.chain, Chain::System) && entry.tenant_id.is_none() {
+        missing.push("tenant_id");
+    }
+    if entry.reason.as_ref().is_some_and(|reason| reason.trim().is_empty()) {
+        missing.push("reason");
+    }
+    if !entry.evidence.is_object() {
+        missing.push("evidence");
+    }
+    if entry.event_type == EventType::Transition && (entry.from_state.is_none() || entry.to_state.is_none()) {
+        missing.push("from_state and to_state");
+    }
+    missing
+}
+
+impl Tx {
+    /// Appends an entry to its chain. Everything that is missing is named at once.
+    pub async fn append(&mut self, entry: Entry) -> Result<Recorded, Fault> {
+        let missing = missing(&entry);
+        if !missing.is_empty() {
+            return Err(Fault::IncompleteEntry(missing));
+        }
+        let chain = entry.chain.to_string();
+        // Read now, in this transaction: a refusal may have been appended since the caller last looked.
+        let head: Option<(String, i64)> = sqlx::query_as("SELECT head, next_sequence FROM chains WHERE chain = ?")
+            .bind(&chain)
+            .fetch_optional(self.connection())
+            .await
+            .map_err(Fault::database("read a chain's head"))?;
+        let (previous, sequence_no) = head.unwrap_or_else(|| (origin(&chain), 0));
+        let event_id = self.new_id();
+        let mut values = Vec::new();
+        let mut committed = |field: &'static str, value: String| {
+            let salt = self.random::<16>();
+            let commitment = commitment(&salt, &value);
+            values.push((field, value, salt));
+            json!({ "commitment": commitment })
+        };
+        let actor_id = committed("actor_id", entry.actor.id.clone());
+        let reason = entry.reason.clone().map(|reason| committed("reason", reason));
+        let plane_id = if let Chain::Plane(id) = entry.chain { Some(id) } else { None };
+        let tenant_id = entry.tenant_id.map_or("__system__".to_owned(), |id| id.to_string());
+        let body = canonical::to_string(&json!({
+            "schema_version": ENTRY_SCHEMA,
+            "event_id": event_id,
+            "event_type": entry.event_type,
+            "chain": chain,
+            "sequence_no": sequence_no,
+            "at": instant(self.at()),
+            "tenant_id": tenant_id,
+            "project_id": "__system__",
+            "plane_id": plane_id,
+            "offboarding_id": entry.offboarding_id,
+            "actor_type": entry.actor.kind,
+            "actor_id": actor_id,
+            "decision_owner": entry.decision_owner,
+            "from_state": entry.from_state,
+            "to_state": entry.to_state,
+            "stage": entry.step.map(|step| step.stage()),
+            "step": entry.step,
+            "gate": entry.gate,
+            "reason": reason,
+            "evidence_digest": canonical::digest(&entry.evidence)?,
+            "evidence": entry.evidence,
+        }))?;
+        let hash = link(&previous, &body);
+        let at = us(self.at());
+        let done = sqlx::query(
+            "INSERT INTO trail (chain, sequence_no, event_id, event_type, tenant_id, plane_id, offboarding_id, at, body, previous, hash)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&chain)
+        .bind(sequence_no)
+        .bind(event_id.to_string())
+        .bind(entry.event_type.as_str())
+        .bind(&tenant_id)
+        .bind(plane_id.map(|id| id.to_string()))
+        .bind(entry.offboarding_id.map(|id| id.to_string()))
+        .bind(at)
+        .bind(&body)
+        .bind(&previous)
+        .bind(&hash)
+        .execute(self.connection())
+        .await;
+        one("append to the trail", done.map_err(Fault::database("append to the trail"))?)?;
+        for (field, value, salt) in values {
+            let done = sqlx::query("INSERT INTO trail_values (event_id, field, value, salt) VALUES (?, ?, ?, ?)")
+                .bind(event_id.to_string())
+                .bind(field)
+                .bind(value)
+                .bind(salt.as_slice())
+                .execute(self.connection())
+                .await;
+            one("append to the trail", done.map_err(Fault::database("append to the trail"))?)?;
+        }
+        let done = sqlx::query(
+            "INSERT INTO chains (chain, head, next_sequence) VALUES (?1, ?2, ?3) ON CONFLICT (chain) DO UPDATE SET head = ?2, next_sequence = ?3",
+        )
+        .bind(&chain)
+        .bind(&hash)
+        .bind(sequence_no + 1)
+        .execute(self.connection())
+        .await;
+        one("move a chain's head", done.map_err(Fault::database("move a chain's head"))?)?;
+        Ok(Recorded { event_id, sequence_no })
+    }
+
+    /// Entries in the order they were made, filtered.
+    pub async fn trail(&mut self, filter: &TrailFilter) -> Result<Vec<TrailEntry>, Fault> {
+        let rows = sqlx::query(
+            "SELECT * FROM (
+                SELECT t.*,
+                    (SELECT json_group_object(v.field, v.value) FROM trail_values v WHERE v.event_id = t.event_id) AS vals
+                FROM trail t
+                WHERE (?1 IS NULL OR chain = ?1) AND (?2 IS NULL OR tenant_id = ?2) AND (?3 IS NULL OR event_type = ?3)
+                ORDER BY place DESC LIMIT coalesce(?4, -1)) ORDER BY place",
+        )
+        .bind(&filter.chain)
+        .bind(filter.tenant_id.map(|id| id.to_string()))
+        .bind(filter.event_type.map(|kind| kind.as_str()))
+        .bind(filter.limit)
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read the trail"))?;
+        rows.iter().map(entry).collect()
+    }
+}
+
+fn entry(row: &SqliteRow) -> Result<TrailEntry, Fault> {
+    let cells = Cells::new(row, "trail", "event_id");
+    Ok(TrailEntry {
+        body: cells.json("body")?.unwrap_or_default(),
+        hash: cells.get("hash")?,
+        previous: cells.get("previous")?,
+        values: cells.json("vals")?.unwrap_or_default(),
+    })
+}

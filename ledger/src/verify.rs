@@ -1,0 +1,196 @@
+//! Verifying the trail: everything is recomputed from the rows, and the first fault is named.
+//!
+//! The rule: it trusts no column. Hashes, numbers, commitments and the states of planes must all follow from the entries' bodies.
+//! What it cannot see is a ledger that was replaced as a whole or cut at its end together with the chain's head: for that, an earlier
+//! `audit export` or an outside witness is needed.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+use serde::Serialize;
+use serde_json::Value as Json;
+use sqlx::Row;
+
+use crate::{
+    db::Tx,
+    fault::Fault,
+    rows::Cells,
+    trail::{commitment, instant, link, origin},
+};
+
+/// What was verified.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Verified {
+    /// Entries.
+    pub entries: u64,
+    /// Chains.
+    pub chains: u64,
+    /// Commitments recomputed from values that still exist.
+    pub commitments: u64,
+    /// Planes whose state follows from their chain.
+    pub planes: u64,
+}
+
+/// The first thing in the trail that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Serialize, thiserror::Error)]
+#[error("{chain}, entry {sequence_no}: {fault}")]
+pub struct TrailFault {
+    /// In which chain.
+    pub chain: String,
+    /// At which number.
+    pub sequence_no: i64,
+    /// What is wrong.
+    pub fault: String,
+}
+
+/// Where a chain stands while it is walked.
+struct Walk {
+    chain: String,
+    head: String,
+    next: i64,
+    state: String,
+}
+
+impl Tx {
+    /// Walks every chain, or one. The outer error is the database's, the inner the trail's.
+    pub async fn verify_trail(&mut self, only: Option<&str>) -> Result<Result<Verified, TrailFault>, Fault> {
+        let mut heads: BTreeMap<String, (String, i64)> = sqlx::query_as::<_, (String, String, i64)>(
+            "SELECT chain, head, next_sequence FROM chains WHERE ?1 IS NULL OR chain = ?1",
+        )
+        .bind(only)
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read the chains"))?
+        .into_iter()
+        .map(|(chain, head, next)| (chain, (head, next)))
+        .collect();
+        let mut planes: BTreeMap<String, String> = sqlx::query_as::<_, (String, String)>(
+            "SELECT 'plane:' || id, state FROM planes WHERE ?1 IS NULL OR 'plane:' || id = ?1",
+        )
+        .bind(only)
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read the planes"))?
+        .into_iter()
+        .collect();
+
+        let mut verified = Verified::default();
+        let mut walk: Option<Walk> = None;
+        let mut rows = sqlx::query(
+            "SELECT t.*, (SELECT json_group_array(json_array(v.field, v.value, hex(v.salt))) FROM trail_values v
+                WHERE v.event_id = t.event_id) AS vals
+             FROM trail t WHERE ?1 IS NULL OR chain = ?1 ORDER BY chain, sequence_no",
+        )
+        .bind(only)
+        .fetch(self.connection());
+        while let Some(row) = rows.try_next().await.map_err(Fault::database("read the trail"))? {
+            let chain: String = row.try_get("chain").map_err(Fault::database("read the trail"))?;
+            if walk.as_ref().is_none_or(|walk| walk.chain != chain) {
+                if let Some(done) = walk.take()
+                    && let Err(fault) = finish(done, &mut heads, &mut planes, &mut verified)
+                {
+                    return Ok(Err(fault));
+                }
+                walk = Some(Walk { head: origin(&chain), chain, next: 0, state: String::new() });
+            }
+            let at = walk.as_mut().expect("set above");
+            if let Err(fault) = step(at, &Cells::new(&row, "trail", "event_id"), &mut verified)? {
+                return Ok(Err(fault));
+            }
+        }
+        if let Some(done) = walk
+            && let Err(fault) = finish(done, &mut heads, &mut planes, &mut verified)
+        {
+            return Ok(Err(fault));
+        }
+        if let Some((chain, (_, next))) = heads.into_iter().next() {
+            return Ok(Err(TrailFault {
+                chain,
+                sequence_no: 0,
+                fault: format!("the chain's head counts {next} entries, there is none"),
+            }));
+        }
+        if let Some((chain, state)) = planes.into_iter().next() {
+            return Ok(Err(TrailFault { chain, sequence_no: 0, fault: format!("the plane is {state} and has no trail") }));
+        }
+        Ok(Ok(verified))
+    }
+}
+
+/// Checks one entry against the walk and moves it on.
+fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<Result<(), TrailFault>, Fault> {
+    let sequence_no: i64 = cells.get("sequence_no")?;
+    let fail = |fault: String| Ok(Err(TrailFault { chain: walk.chain.clone(), sequence_no, fault }));
+    if sequence_no != walk.next {
+        return fail(format!("entry {} is missing", walk.next));
+    }
+    let (previous, hash, text): (String, String, String) = (cells.get("previous")?, cells.get("hash")?, cells.get("body")?);
+    if previous != walk.head {
+        return fail("it does not follow the entry before it".into());
+    }
+    if link(&previous, &text) != hash {
+        return fail("its hash does not fit its body".into());
+    }
+    let Ok(body) = serde_json::from_str::<Json>(&text) else { return fail("its body is not JSON".into()) };
+    for (field, column) in [
+        ("chain", Some(cells.get::<String>("chain")?)),
+        ("event_id", Some(cells.get::<String>("event_id")?)),
+        ("event_type", Some(cells.get::<String>("event_type")?)),
+        ("tenant_id", Some(cells.get::<String>("tenant_id")?)),
+        ("plane_id", cells.get::<Option<String>>("plane_id")?),
+        ("offboarding_id", cells.get::<Option<String>>("offboarding_id")?),
+        ("at", Some(instant(cells.at("at")?))),
+    ] {
+        if body[field].as_str() != column.as_deref() {
+            return fail(format!("its column {field} does not fit its body"));
+        }
+    }
+    if body["sequence_no"].as_i64() != Some(sequence_no) {
+        return fail("its column sequence_no does not fit its body".into());
+    }
+    if lethe_stages::canonical::digest(&body["evidence"]).ok().as_deref() != body["evidence_digest"].as_str() {
+        return fail("its evidence does not fit its digest".into());
+    }
+    for (field, value, salt) in cells.json::<Vec<(String, String, String)>>("vals")?.unwrap_or_default() {
+        let salt = hex::decode(&salt).unwrap_or_default();
+        if body[&field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
+            return fail(format!("the value kept for {field} is not the one it is committed to"));
+        }
+        verified.commitments += 1;
+    }
+    if let Some(to) = body["to_state"].as_str() {
+        let from = body["from_state"].as_str().unwrap_or_default();
+        if from != walk.state {
+            return fail(format!("it leaves {from}, but the plane was {}", walk.state));
+        }
+        walk.state = to.to_owned();
+    }
+    verified.entries += 1;
+    walk.head = hash;
+    walk.next += 1;
+    Ok(Ok(()))
+}
+
+/// Compares the end of a walk with the chain's head and the plane's state.
+fn finish(
+    walk: Walk,
+    heads: &mut BTreeMap<String, (String, i64)>,
+    planes: &mut BTreeMap<String, String>,
+    verified: &mut Verified,
+) -> Result<(), TrailFault> {
+    let fail = |fault: String| Err(TrailFault { chain: walk.chain.clone(), sequence_no: walk.next - 1, fault });
+    match heads.remove(&walk.chain) {
+        Some((head, next)) if head == walk.head && next == walk.next => {}
+        Some((_, next)) => return fail(format!("the chain's head counts {next} entries, there are {}", walk.next)),
+        None => return fail("the chain has no head".into()),
+    }
+    if walk.chain.starts_with("plane:") {
+        match planes.remove(&walk.chain) {
+            Some(state) if state == walk.state => verified.planes += 1,
+            Some(state) => return fail(format!("the plane is {state}, its trail ends in {}", walk.state)),
+            None => return fail("there is no such plane".into()),
+        }
+    }
+    verified.chains += 1;
+    Ok(())
+}
