@@ -48,11 +48,12 @@ macro_rules! select_cases {
     (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'query') AS queries_used,
     (SELECT max(u.expires_at) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1) AS usage_until,
     (SELECT count(*) FROM access_tokens k WHERE k.plane_id = p.id AND k.status <> 'revoked') AS tokens,
-    a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status
+    a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
+    EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest) AS denied
 FROM stage_runs r CROSS JOIN planes p ON p.id = r.plane_id CROSS JOIN offboardings o ON o.id = r.offboarding_id
     CROSS JOIN tenants t ON t.id = r.tenant_id
     LEFT JOIN archives a ON a.offboarding_id = o.id
-    LEFT JOIN approvals y ON y.offboarding_id = o.id AND y.status IN ('granted', 'denied', 'consumed')
+    LEFT JOIN approvals y ON y.offboarding_id = o.id AND y.status IN ('granted', 'consumed')
 WHERE ",
             $where
         )
@@ -100,7 +101,7 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         manifest_sha256: cells.get("manifest_sha256")?,
         plan_digest: offboarding.plan_digest.clone(),
         approval: standing,
-        denied: approval_status.as_deref() == Some("denied"),
+        denied: cells.get("denied")?,
         // One run of a plane at a time: while a restore is open, no other step is.
         restore_pending: false,
     };

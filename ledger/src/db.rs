@@ -91,6 +91,18 @@ impl Tx {
         bytes
     }
 
+    /// Marks a place to which the transaction can be undone.
+    pub async fn savepoint(&mut self) -> Result<(), Fault> {
+        sqlx::query("SAVEPOINT decided").execute(self.connection()).await.map_err(Fault::database("set a savepoint"))?;
+        Ok(())
+    }
+
+    /// Undoes everything since [`Self::savepoint`]; the transaction goes on.
+    pub async fn undo_to_savepoint(&mut self) -> Result<(), Fault> {
+        sqlx::query("ROLLBACK TO decided").execute(self.connection()).await.map_err(Fault::database("undo to a savepoint"))?;
+        Ok(())
+    }
+
     pub(crate) fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.inner
     }
@@ -179,6 +191,7 @@ impl Ledger {
         let mut tx = self.begin(&self.writer, "BEGIN IMMEDIATE").await?;
         // On an error `tx` is dropped, which rolls it back.
         let answer = work(&mut tx).await?;
+        #[expect(clippy::disallowed_methods, reason = "this is the one commit")]
         tx.inner.commit().await.map_err(Fault::database("commit"))?;
         Ok(Committed(answer))
     }

@@ -12,6 +12,7 @@ use crate::{
     db::Tx,
     fault::Fault,
     rows::{Cells, one, us},
+    trail::Recorded,
 };
 
 /// A knowledge plane.
@@ -231,8 +232,15 @@ impl Tx {
         rows.iter().map(binding).collect()
     }
 
-    /// Moves a plane from one state to another; a fault if it is not where it is said to be.
-    pub async fn move_plane(&mut self, id: Uuid, from: LifecycleState, to: LifecycleState) -> Result<(), Fault> {
+    /// Moves a plane from one state to another; a fault if it is not where it is said to be. `_recorded` is the move's entry in the
+    /// trail: there is no move without one.
+    pub async fn move_plane(
+        &mut self,
+        id: Uuid,
+        from: LifecycleState,
+        to: LifecycleState,
+        _recorded: Recorded,
+    ) -> Result<(), Fault> {
         let at = us(self.at());
         let done = sqlx::query(
             "UPDATE planes SET state = ?3, draining = (?3 <> 'ACTIVE'), purged_at = CASE WHEN ?3 = 'PURGED' THEN ?4 END

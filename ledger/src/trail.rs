@@ -213,9 +213,8 @@ impl Entry {
     }
 }
 
-/// Proof that an entry is in the transaction. Whoever changes something must hold one.
-#[derive(Debug, Clone)]
-#[must_use]
+/// Proof that an entry is in the transaction. A plane's state is moved only by who holds one.
+#[derive(Debug)]
 pub struct Recorded {
     /// The entry's identity.
     pub event_id: Uuid,

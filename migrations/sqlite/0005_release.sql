@@ -13,7 +13,9 @@ CREATE TABLE approvals (
     ended_at INTEGER,                            -- when it was withdrawn, expired or consumed
     CHECK (approved_by <> requested_by)
 ) STRICT;
-CREATE UNIQUE INDEX approvals_one_standing ON approvals (offboarding_id) WHERE status IN ('granted', 'denied', 'consumed');
+-- One release at a time; a denial is final for its plan, not for the next one.
+CREATE UNIQUE INDEX approvals_one_standing ON approvals (offboarding_id) WHERE status IN ('granted', 'consumed');
+CREATE UNIQUE INDEX approvals_denied_once ON approvals (offboarding_id, plan_digest) WHERE status = 'denied';
 CREATE INDEX approvals_expiring ON approvals (expires_at) WHERE status = 'granted';
 
 CREATE TABLE holds (

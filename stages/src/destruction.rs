@@ -28,6 +28,8 @@ pub struct StoreDestruction {
 pub struct DestructionPlan {
     /// [`DESTRUCTION_PLAN_SCHEMA`].
     pub schema_version: u32,
+    /// Raised when a denied plan is made anew, from 0.
+    pub revision: u32,
     /// The tenant.
     pub tenant_id: Uuid,
     /// The plane.

@@ -1,2 +1,5 @@
-//! stub
-fn main(){}
+//! The `lethe` program.
+
+fn main() -> std::process::ExitCode {
+    lethe_worker::cli::main()
+}

@@ -76,15 +76,13 @@ impl StageHandler for Deregister {
     }
 
     async fn restore(&self, context: &StageContext) -> Result<StageOutcome, StageError> {
+        // Whatever the grace period was to leave open: a deactivate that halted may have closed some stores already.
         let mut opened = Vec::new();
-        if fence_mode(context.facts.grace_access).is_some() {
-            for bound in &context.stores {
-                bound.store.unfence(context.run.epoch).await.map_err(|error| {
-                    StageError::port(&format!("lift the fence from {} in store {}", bound.resource, bound.name), error)
-                })?;
-                opened.push(json!({"store": bound.name, "resource": bound.resource, "fence": "lifted"}));
-                reached(CrashPoint::RestoreUnfenced);
-            }
+        for bound in &context.stores {
+            let doing = format!("lift the fence from {} in store {}", bound.resource, bound.name);
+            bound.store.unfence(context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
+            opened.push(json!({"store": bound.name, "resource": bound.resource, "fence": "lifted"}));
+            reached(CrashPoint::RestoreUnfenced);
         }
         Ok(Done::with(json!({"stores": opened})))
     }

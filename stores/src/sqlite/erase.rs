@@ -1,0 +1,106 @@
+//! Erasing records that were exported, and only those, and only as they were.
+//!
+//! The rule: one transaction holds the write lock from the first look to the last delete; a record goes only if its digest is still
+//! the exported one. The plane's own fence stands aside inside that transaction and is back before anybody else can look.
+//!
+//! If we die in it, SQLite rolls the batch back; erased batches stay erased and are absent the next time.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt;
+use lethe_stages::{
+    Permit,
+    ports::{Erased, PortError},
+    record::{Key, RecordDigest, Salt},
+};
+use sqlx::{Connection, sqlite::SqliteConnection};
+
+use super::{
+    connect::{commit, failed},
+    fence,
+    read::{KEYS_PER_STATEMENT, by_keys, record},
+    schema::Table,
+    sql::{Sql, key_value},
+};
+
+/// Removes those of `rows` whose digest under `salt` is still what it was.
+pub(super) async fn erase(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    permit: &Permit,
+    rows: &[(Key, RecordDigest)],
+    salt: Option<&Salt>,
+) -> Result<Erased, PortError> {
+    let doing = format!("erase from table {}", table.name);
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed(doing.clone()))?;
+    let Some(row) = fence::read(&mut tx, table).await? else {
+        return Err(PortError::WrongPlace(format!(
+            "{doing}: the plane's fence is not in this file, so it is not the file that was closed"
+        )));
+    };
+    if row.plane_id != permit.plane_id().to_string() {
+        return Err(PortError::WrongPlace(format!("{doing}: its fence belongs to plane {}", row.plane_id)));
+    }
+    row.admit(permit.epoch())?;
+    fence::set_mode(&mut tx, table, "erasing", permit.epoch()).await?;
+    let mut sum = Erased::default();
+    for batch in rows.chunks(KEYS_PER_STATEMENT) {
+        erase_batch(&mut tx, table, batch, salt, &mut sum).await?;
+    }
+    fence::set_mode(&mut tx, table, &row.mode, permit.epoch()).await?;
+    commit(tx, &doing).await?;
+    Ok(sum)
+}
+
+async fn erase_batch(
+    tx: &mut SqliteConnection,
+    table: &Table,
+    batch: &[(Key, RecordDigest)],
+    salt: Option<&Salt>,
+    sum: &mut Erased,
+) -> Result<(), PortError> {
+    let doing = format!("erase from table {}", table.name);
+    let mut found = HashMap::with_capacity(batch.len());
+    let select = by_keys(table, batch.iter().map(|(key, _)| key)).query();
+    let mut rows = select.fetch(&mut *tx);
+    while let Some(row) = rows.try_next().await.map_err(failed(doing.clone()))? {
+        let record = record(&row, table)?;
+        let digest = record.digest(salt);
+        found.insert(record.key, digest);
+    }
+    drop(rows);
+
+    for (key, exported) in batch {
+        // Taken out, so that a key that is named twice is deleted once.
+        match found.remove(key) {
+            None => sum.absent += 1,
+            Some(digest) if digest == *exported => {
+                delete(tx, table, key).await?;
+                sum.erased += 1;
+            }
+            Some(_) => sum.changed += 1,
+        }
+    }
+    Ok(())
+}
+
+/// Deletes one record, by a statement that is prepared once.
+async fn delete(tx: &mut SqliteConnection, table: &Table, key: &Key) -> Result<(), PortError> {
+    let doing = format!("erase from table {}", table.name);
+    let column = table.quoted_key();
+    let query = Sql::new(format!("DELETE FROM {} WHERE {column} = ", table.quoted()))
+        .value(key_value(key))
+        .text(format!(" AND {column} = "))
+        .value(key_value(key))
+        .text(" COLLATE BINARY AND ")
+        .sql(table.scope())
+        .query();
+    let deleted = query.execute(tx).await.map_err(failed(doing.clone()))?.rows_affected();
+    if deleted != 1 {
+        // Rolled back with its batch: what cannot be counted cannot be claimed.
+        return Err(PortError::Permanent(format!(
+            "{doing}: one record was to go and {deleted} went; look for a trigger on the table that interferes"
+        )));
+    }
+    Ok(())
+}

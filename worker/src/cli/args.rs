@@ -1,0 +1,510 @@
+//! The command line's grammar and help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use lethe_ledger::Actor;
+
+use super::CommandError;
+use crate::config::Span;
+
+/// Offboards knowledge planes: takes a tenant's knowledge base out of service after a grace period, archives and checks it, erases it
+/// once somebody else approved, and leaves an audit trail that can be verified.
+///
+/// Planes are named by id or as tenant/name. Durations are written as people write them: 90s, 36h, 7d.
+/// Exit codes: 0 done, 1 fault, 2 usage, 3 refused, 4 timed out.
+#[derive(Debug, Parser)]
+#[command(name = "lethe", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The ledger: sqlite:PATH
+    #[arg(long, global = true, env = "LETHE_LEDGER", default_value = "sqlite:lethe-data/lethe.db", value_name = "URL")]
+    pub(crate) ledger: String,
+    /// A configuration file that overrides the defaults it names (see config/default.toml)
+    #[arg(long, global = true, env = "LETHE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Who you are: user:NAME, founder:NAME, system:NAME or sdk:NAME. Self-declared in this version [default: user:$USER]
+    #[arg(long, global = true, env = "LETHE_ACTOR", value_name = "TYPE:ID")]
+    pub(crate) actor: Option<String>,
+    /// See and touch only this tenant's planes
+    #[arg(long, global = true, env = "LETHE_TENANT", value_name = "TENANT")]
+    pub(crate) as_tenant: Option<String>,
+    /// Make the call once: the same key with the same call is answered the same way again
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log level: error, warn, info, debug, trace, or target=level [default: warn; serve: info]
+    #[arg(long, global = true, env = "LETHE_LOG", value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+}
+
+impl Global {
+    /// The actor, as given or as the environment names the user.
+    pub(crate) fn actor(&self) -> Result<Actor, CommandError> {
+        let text =
+            self.actor.clone().unwrap_or_else(|| format!("user:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".into())));
+        text.parse().map_err(|error| CommandError::Usage(format!("--actor: {error}")))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the whole story on real documents: offboard, cancel, offboard again, approve, purge, prove
+    Demo(DemoArgs),
+    /// Run the worker and the sweeps until SIGTERM
+    Serve {},
+    /// Run the worker
+    Work {
+        /// End when nothing is due and nothing runs
+        #[arg(long)]
+        until_idle: bool,
+    },
+    /// Sweep once: take back lost runs, end expired approvals, wake what no longer waits
+    Sweep {},
+    /// Create the ledger, or bring it to this version
+    Migrate {
+        /// Create a ledger in which approvals by self-declared actors always release purges
+        #[arg(long)]
+        insecure_demo: bool,
+    },
+    /// Tenants, who own planes
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Stores, where planes live
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Knowledge planes
+    #[command(subcommand)]
+    Plane(PlaneCommand),
+    /// Access tokens of planes
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Runs and queries that use a plane
+    #[command(subcommand)]
+    Usage(UsageCommand),
+    /// The query endpoint's question
+    #[command(subcommand)]
+    Access(AccessCommand),
+    /// Offboardings: request, follow, cancel, retry
+    #[command(subcommand)]
+    Offboarding(OffboardingCommand),
+    /// Same as `offboarding request`
+    Offboard(RequestArgs),
+    /// Same as `offboarding show`
+    Status {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+    /// Approvals of purges, by somebody other than the requester
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
+    /// Legal holds, which forbid every destructive step
+    #[command(subcommand)]
+    Hold(HoldCommand),
+    /// Stop claiming in a scope
+    Pause {
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// Why
+        #[arg(long)]
+        reason: String,
+    },
+    /// Claim in a scope again
+    Resume {
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// The audit trail
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Archives of planes
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// A folder of your own documents (text, Markdown, HTML); each folder in it becomes a tenant [default: built in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) docs: Option<PathBuf>,
+    /// Where the demo keeps its files; made anew each time
+    #[arg(long, value_name = "DIR", default_value = "lethe-demo")]
+    pub(crate) data: PathBuf,
+    /// Stop in the grace period and print the commands to go on by hand
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Register a tenant
+    Register {
+        /// Its name
+        name: String,
+    },
+    /// List tenants
+    List,
+    /// Show a tenant and its planes by state
+    Show {
+        /// Name or id
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Check a store and register it
+    Add {
+        /// How bindings will call it
+        name: String,
+        /// sqlite:FILE
+        url: String,
+        /// A tenant whose planes may bind it; may be repeated
+        #[arg(long, value_name = "T")]
+        tenant: Vec<String>,
+        /// How long its backups live; what is not declared is printed as undeclared
+        #[arg(long, value_name = "DURATION")]
+        backup_retention: Option<String>,
+    },
+    /// Check a registered store again
+    Check {
+        /// Its name
+        name: String,
+    },
+    /// List stores
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlaneCommand {
+    /// Register a plane over one or more stores
+    Register {
+        /// Its tenant
+        #[arg(long, value_name = "T")]
+        tenant: String,
+        /// Its name
+        #[arg(long, value_name = "N")]
+        name: String,
+        /// 'NAME?table=chunks&plane_column=plane&plane=p1&key=id&text=body&embedding=embedding'; may be repeated.
+        /// NAME is a registered store, or sqlite:FILE for a store used once
+        #[arg(long, value_name = "BINDING", required = true)]
+        store: Vec<String>,
+        /// Where its archive goes: file:///DIR
+        #[arg(long, value_name = "URL")]
+        archive: String,
+        /// Consent to a binding without plane_column: the plane owns the whole table
+        #[arg(long)]
+        whole_table: bool,
+    },
+    /// List planes
+    List {
+        /// Of this tenant
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// In this state
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Show a plane and its bindings
+    Show {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Issue a token; its secret is shown once
+    Issue {
+        /// Plane id or tenant/name
+        plane: String,
+        /// How long it lives [default: for ever]
+        #[arg(long, value_name = "DURATION")]
+        expires_in: Option<String>,
+    },
+    /// List a plane's tokens
+    List {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+    /// Revoke a token for good
+    Revoke {
+        /// Its id
+        token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UsageCommand {
+    /// Report that something uses a plane from now on
+    Open {
+        /// Plane id or tenant/name
+        plane: String,
+        /// run or query
+        #[arg(long, default_value = "run")]
+        kind: String,
+        /// Who uses it
+        #[arg(long)]
+        holder: String,
+        /// How long it counts as in flight unless it is closed before
+        #[arg(long, default_value = "1h", value_name = "DURATION")]
+        ttl: String,
+    },
+    /// Report that it has ended
+    Close {
+        /// The usage's id
+        usage: String,
+    },
+    /// List what uses a plane now
+    List {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccessCommand {
+    /// May this token query this plane now?
+    Check {
+        /// Plane id or tenant/name
+        plane: String,
+        /// The token; read from LETHE_TOKEN, so that it does not stand in the process list
+        #[arg(long, env = "LETHE_TOKEN", hide_env_values = true)]
+        token: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Work on this plane until it reaches STATE (or what the command is for), then answer
+    #[arg(long, value_name = "STATE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) wait: Option<String>,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub(crate) timeout: Span,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// Plane id or tenant/name
+    pub(crate) plane: String,
+    /// contract_end, internal or erasure_request
+    #[arg(long)]
+    pub(crate) ground: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Length of the grace period [default: the ground's]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) grace: Option<String>,
+    /// Between DEACTIVATED and the export [default: the ground's]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) archive_delay: Option<String>,
+    /// Between ARCHIVED and the purge [default: the ground's]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) retention: Option<String>,
+    /// Legal basis of a retention above 0 [default: the ground's]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) retention_basis: Option<String>,
+    /// What stays possible in grace: read_only, full or none [default: offboarding.grace_access]
+    #[arg(long, value_name = "ACCESS")]
+    pub(crate) grace_access: Option<String>,
+    /// When the hot copy goes: after_archive or at_purge [default: offboarding.evict]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) evict: Option<String>,
+    /// When the demand was received, as 2026-01-31T12:00:00Z [default: now]
+    #[arg(long, value_name = "INSTANT")]
+    pub(crate) received_at: Option<String>,
+    /// Show exactly what each stage would do and destroy, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReasonedArgs {
+    /// Plane id or tenant/name
+    pub(crate) plane: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OffboardingCommand {
+    /// Request that a plane leaves; the same request again answers the same offboarding
+    Request(RequestArgs),
+    /// List offboardings
+    List {
+        /// Of this tenant
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// Of planes in this state
+        #[arg(long)]
+        state: Option<String>,
+        /// open, cancelled or completed
+        #[arg(long)]
+        status: Option<String>,
+        /// Whose run is halted
+        #[arg(long)]
+        halted: bool,
+        /// Whose run is due before this instant, as 2026-01-31T12:00:00Z
+        #[arg(long, value_name = "INSTANT")]
+        due_before: Option<String>,
+    },
+    /// Show where a plane's offboarding stands, what it waits for, and the next command to type
+    Show {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+    /// Cancel in the grace period; everything that was suspended is restored
+    Cancel(ReasonedArgs),
+    /// Let a halted run go on with its attempts reset, or make a denied plan anew
+    Retry(ReasonedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecideArgs {
+    /// Plane id or tenant/name
+    pub(crate) plane: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Do not ask for the plane's name
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalCommand {
+    /// List decisions, and the plans that wait for one
+    List {
+        /// Of this plane
+        plane: Option<String>,
+    },
+    /// Approve the destruction plan of an archived plane. What follows cannot be undone
+    Grant(DecideArgs),
+    /// Deny it; final for this plan
+    Deny(DecideArgs),
+    /// Take back an approval that has not been used
+    Withdraw(DecideArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HoldCommand {
+    /// Place a hold on a plane or on a tenant
+    Place {
+        /// Plane id or tenant/name
+        #[arg(required_unless_present = "tenant")]
+        plane: Option<String>,
+        /// On every plane of this tenant
+        #[arg(long, value_name = "T", conflicts_with = "plane")]
+        tenant: Option<String>,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// Release a hold
+    Release {
+        /// Its id
+        hold: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// List open holds
+    List {
+        /// On this plane or its tenant
+        plane: Option<String>,
+        /// Released ones too
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "scope", required = true, multiple = false)]
+pub(crate) struct ScopeArgs {
+    /// Everything
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// One tenant
+    #[arg(long, value_name = "T")]
+    pub(crate) tenant: Option<String>,
+    /// One stage: deregister, verify, deactivate, archive or purge
+    #[arg(long, value_name = "S")]
+    pub(crate) stage: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// List entries
+    List {
+        /// Of this plane
+        plane: Option<String>,
+        /// Of this tenant, its planes included
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// Of this type, as TRANSITION
+        #[arg(long = "type", value_name = "TYPE")]
+        event_type: Option<String>,
+        /// At most so many, the newest
+        #[arg(long)]
+        limit: Option<i64>,
+    },
+    /// Recompute every chain from its rows; names the first fault
+    Verify {
+        /// Only this plane's chain
+        plane: Option<String>,
+    },
+    /// Print or write every entry with its hashes, without personal values
+    Export {
+        /// Of this plane
+        plane: Option<String>,
+        /// Of this tenant
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// Write JSON lines to a file instead
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArchiveCommand {
+    /// Read everything back and compare it with the ledger's copy of the manifest
+    Verify {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+    /// Copy the archive's objects, digests compared, into a new folder
+    Export {
+        /// Plane id or tenant/name
+        plane: String,
+        /// The folder
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+}

@@ -1,0 +1,212 @@
+//! From a command to the operation it calls.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use lethe_stages::LifecycleState;
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    CommandError,
+    args::{
+        AccessCommand, ApprovalCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand, OffboardingCommand,
+        PlaneCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+    },
+    wait::{Goal, Wait},
+};
+
+/// A call to make.
+#[derive(Default)]
+pub(super) struct Planned {
+    pub(super) operation: &'static str,
+    pub(super) arguments: Json,
+    /// Whether the command may create a ledger that does not exist yet.
+    pub(super) creates: bool,
+    /// The plane whose name is asked for on a terminal, because what follows cannot be undone.
+    pub(super) confirm: Option<String>,
+    pub(super) yes: bool,
+    pub(super) wait: Option<Wait>,
+    /// Where the entries of the answer are written instead of being printed.
+    pub(super) write_to: Option<PathBuf>,
+}
+
+fn planned(operation: &'static str, arguments: Json) -> Planned {
+    Planned { operation, arguments, ..Planned::default() }
+}
+
+/// An object of what was given.
+fn given(pairs: &[(&str, &Option<String>)]) -> Map<String, Json> {
+    pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| ((*name).to_owned(), json!(value)))).collect()
+}
+
+fn with(mut base: Json, more: Map<String, Json>) -> Json {
+    if let Some(base) = base.as_object_mut() {
+        base.extend(more);
+    }
+    base
+}
+
+pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
+    Ok(match command {
+        Command::Tenant(command) => match command {
+            TenantCommand::Register { name } => {
+                Planned { creates: true, ..planned("account.tenant.register", json!({"name": name})) }
+            }
+            TenantCommand::List => planned("account.tenant.list", json!({})),
+            TenantCommand::Show { name } => planned("account.tenant.show", json!({"name": name})),
+        },
+        Command::Store(command) => match command {
+            StoreCommand::Add { name, url, tenant, backup_retention } => {
+                let arguments = json!({"name": name, "url": url, "tenants": tenant});
+                let arguments = with(arguments, given(&[("backup_retention", &backup_retention)]));
+                Planned { creates: true, ..planned("integrations.store.add", arguments) }
+            }
+            StoreCommand::Check { name } => planned("integrations.store.check", json!({"name": name})),
+            StoreCommand::List => planned("integrations.store.list", json!({})),
+        },
+        Command::Plane(command) => match command {
+            PlaneCommand::Register { tenant, name, store, archive, whole_table } => planned(
+                "knowledge.plane.register",
+                json!({"tenant": tenant, "name": name, "stores": store, "archive": archive, "whole_table": whole_table}),
+            ),
+            PlaneCommand::List { tenant, state } => {
+                planned("knowledge.plane.list", Json::Object(given(&[("tenant", &tenant), ("state", &state)])))
+            }
+            PlaneCommand::Show { plane } => planned("knowledge.plane.show", json!({"plane": plane})),
+        },
+        Command::Token(command) => match command {
+            TokenCommand::Issue { plane, expires_in } => {
+                planned("knowledge.token.issue", with(json!({"plane": plane}), given(&[("expires_in", &expires_in)])))
+            }
+            TokenCommand::List { plane } => planned("knowledge.token.list", json!({"plane": plane})),
+            TokenCommand::Revoke { token } => planned("knowledge.token.revoke", json!({"token_id": token})),
+        },
+        Command::Usage(command) => match command {
+            UsageCommand::Open { plane, kind, holder, ttl } => {
+                planned("knowledge.usage.open", json!({"plane": plane, "kind": kind, "holder": holder, "ttl": ttl}))
+            }
+            UsageCommand::Close { usage } => planned("knowledge.usage.close", json!({"usage_id": usage})),
+            UsageCommand::List { plane } => planned("knowledge.usage.list", json!({"plane": plane})),
+        },
+        Command::Access(AccessCommand::Check { plane, token }) => {
+            planned("knowledge.access.check", json!({"plane": plane, "token": token}))
+        }
+        Command::Offboarding(command) => offboarding(command)?,
+        Command::Offboard(args) => request(args)?,
+        Command::Status { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
+        Command::Approval(command) => match command {
+            ApprovalCommand::List { plane } => planned("knowledge.approval.list", Json::Object(given(&[("plane", &plane)]))),
+            ApprovalCommand::Grant(args) => {
+                let confirm = Some(args.plane.clone());
+                Planned { confirm, ..decide("knowledge.approval.grant", args, Goal::State(LifecycleState::Purged))? }
+            }
+            ApprovalCommand::Deny(args) => decide("knowledge.approval.deny", args, Goal::Settled)?,
+            ApprovalCommand::Withdraw(args) => decide("knowledge.approval.withdraw", args, Goal::Settled)?,
+        },
+        Command::Hold(command) => match command {
+            HoldCommand::Place { plane, tenant, reason } => {
+                planned("knowledge.hold.place", with(json!({"reason": reason}), given(&[("plane", &plane), ("tenant", &tenant)])))
+            }
+            HoldCommand::Release { hold, reason } => {
+                planned("knowledge.hold.release", json!({"hold_id": hold, "reason": reason}))
+            }
+            HoldCommand::List { plane, all } => {
+                planned("knowledge.hold.list", with(json!({"all": all}), given(&[("plane", &plane)])))
+            }
+        },
+        Command::Pause { scope, reason } => planned("knowledge.control.pause", of_scope(scope, Some(reason))),
+        Command::Resume { scope, reason } => planned("knowledge.control.resume", of_scope(scope, reason)),
+        Command::Audit(command) => match command {
+            AuditCommand::List { plane, tenant, event_type, limit } => {
+                let arguments = given(&[("plane", &plane), ("tenant", &tenant), ("event_type", &event_type)]);
+                planned("governance.audit.list", with(json!({"limit": limit}), arguments))
+            }
+            AuditCommand::Verify { plane } => planned("governance.audit.verify", Json::Object(given(&[("plane", &plane)]))),
+            AuditCommand::Export { plane, tenant, to } => Planned {
+                write_to: to,
+                ..planned("governance.audit.export", Json::Object(given(&[("plane", &plane), ("tenant", &tenant)])))
+            },
+        },
+        Command::Archive(command) => match command {
+            ArchiveCommand::Verify { plane } => planned("knowledge.archive.verify", json!({"plane": plane})),
+            ArchiveCommand::Export { plane, to } => planned("knowledge.archive.export", json!({"plane": plane, "to": to})),
+        },
+        Command::Demo(_)
+        | Command::Serve { .. }
+        | Command::Work { .. }
+        | Command::Sweep {}
+        | Command::Migrate { .. }
+        | Command::Completions { .. } => {
+            return Err(CommandError::Local("this command is no call of an operation".into()));
+        }
+    })
+}
+
+fn offboarding(command: OffboardingCommand) -> Result<Planned, CommandError> {
+    Ok(match command {
+        OffboardingCommand::Request(args) => request(args)?,
+        OffboardingCommand::List { tenant, state, status, halted, due_before } => {
+            let due_before = instant("due-before", due_before)?;
+            let arguments = given(&[("tenant", &tenant), ("state", &state), ("status", &status), ("due_before", &due_before)]);
+            planned("knowledge.offboarding.list", with(json!({"halted": halted}), arguments))
+        }
+        OffboardingCommand::Show { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
+        OffboardingCommand::Cancel(args) => reasoned("knowledge.offboarding.cancel", args, Goal::State(LifecycleState::Active))?,
+        OffboardingCommand::Retry(args) => reasoned("knowledge.offboarding.retry", args, Goal::Settled)?,
+    })
+}
+
+fn request(args: RequestArgs) -> Result<Planned, CommandError> {
+    let received_at = instant("received-at", args.received_at)?;
+    let arguments = with(
+        json!({"plane": args.plane, "ground": args.ground, "reason": args.reason}),
+        given(&[
+            ("grace", &args.grace),
+            ("archive_delay", &args.archive_delay),
+            ("retention", &args.retention),
+            ("retention_basis", &args.retention_basis),
+            ("grace_access", &args.grace_access),
+            ("evict", &args.evict),
+            ("received_at", &received_at),
+        ]),
+    );
+    if args.dry_run {
+        return Ok(planned("knowledge.offboarding.preview", arguments));
+    }
+    let wait = wait(args.wait, Goal::State(LifecycleState::PendingDeactivate))?;
+    Ok(Planned { wait, ..planned("knowledge.offboarding.request", arguments) })
+}
+
+fn reasoned(operation: &'static str, args: ReasonedArgs, goal: Goal) -> Result<Planned, CommandError> {
+    let wait = wait(args.wait, goal)?;
+    Ok(Planned { wait, ..planned(operation, json!({"plane": args.plane, "reason": args.reason})) })
+}
+
+fn decide(operation: &'static str, args: DecideArgs, goal: Goal) -> Result<Planned, CommandError> {
+    let wait = wait(args.wait, goal)?;
+    Ok(Planned { wait, yes: args.yes, ..planned(operation, json!({"plane": args.plane, "reason": args.reason})) })
+}
+
+fn wait(args: WaitArgs, goal: Goal) -> Result<Option<Wait>, CommandError> {
+    let Some(state) = args.wait else { return Ok(None) };
+    let goal = if state.is_empty() {
+        goal
+    } else {
+        Goal::State(state.parse().map_err(|error| CommandError::Usage(format!("--wait: {error}")))?)
+    };
+    Ok(Some(Wait { goal, timeout: args.timeout }))
+}
+
+fn of_scope(scope: ScopeArgs, reason: Option<String>) -> Json {
+    with(json!({"all": scope.all}), given(&[("tenant", &scope.tenant), ("stage", &scope.stage), ("reason", &reason)]))
+}
+
+fn instant(flag: &str, text: Option<String>) -> Result<Option<String>, CommandError> {
+    text.map(|text| match text.parse::<DateTime<Utc>>() {
+        Ok(at) => Ok(at.to_rfc3339()),
+        Err(error) => {
+            Err(CommandError::Usage(format!("--{flag}: `{text}` is not an instant like 2026-01-31T12:00:00Z: {error}")))
+        }
+    })
+    .transpose()
+}

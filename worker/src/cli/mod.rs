@@ -1,0 +1,241 @@
+//! The command line: a thin skin over [`crate::operations`]. Noun, then verb.
+//!
+//! The rule: exit codes are 0 done, 1 fault, 2 usage, 3 refused, 4 timed out. With `--json`, one document on standard output;
+//! logs and progress go to standard error.
+
+mod args;
+mod bars;
+mod calls;
+mod confirm;
+mod open;
+mod render;
+mod wait;
+
+use std::{io::Write, process::ExitCode, sync::Arc};
+
+use clap::{CommandFactory, Parser};
+use lethe_ledger::Fault;
+use lethe_stages::Refusal;
+use serde_json::{Value as Json, json};
+
+pub use self::args::Cli;
+use self::args::{Command, Global};
+pub(crate) use self::{args::DemoArgs, open::assemble};
+use crate::{
+    config::ConfigError,
+    operations::{Answer, App},
+    runner::{self, RunError, RunOptions},
+};
+
+/// The version of every document that `--json` prints.
+pub(crate) const DOCUMENT_SCHEMA: u32 = 1;
+
+/// Why a command did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// The caller asked for what is not allowed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// We failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The runner failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The command line cannot be understood.
+    #[error("{0}")]
+    Usage(String),
+    /// What was waited for did not come in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// Something local to the command: a file, a pipe.
+    #[error("{0}")]
+    Local(String),
+}
+
+impl CommandError {
+    fn exit(&self) -> u8 {
+        match self {
+            CommandError::Refused(_) => 3,
+            CommandError::Usage(_) | CommandError::Config(_) => 2,
+            CommandError::TimedOut(_) => 4,
+            _ => 1,
+        }
+    }
+
+    fn document(&self) -> Json {
+        let (code, details) = match self {
+            CommandError::Refused(refusal) => (refusal.code.as_str(), refusal.details.clone()),
+            CommandError::Usage(_) => ("USAGE", json!({})),
+            CommandError::Config(_) => ("CONFIGURATION", json!({})),
+            CommandError::TimedOut(_) => ("TIMED_OUT", json!({})),
+            _ => ("FAULT", json!({})),
+        };
+        let message = if let CommandError::Refused(refusal) = self { refusal.message.clone() } else { chain(self) };
+        json!({"error": {"code": code, "message": message, "details": details}})
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    start_logging(&cli);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(execute(cli)),
+        Err(error) => Err(CommandError::Local(format!("start the runtime: {error}"))),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            if json {
+                print_document(error.document());
+            } else {
+                let code = error.document()["error"]["code"].as_str().unwrap_or("FAULT").to_owned();
+                eprintln!("{code}: {}", error.document()["error"]["message"].as_str().unwrap_or_default());
+            }
+            ExitCode::from(error.exit())
+        }
+    }
+}
+
+fn start_logging(cli: &Cli) {
+    use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+    let default = if matches!(cli.command, Command::Serve { .. }) { "info" } else { "warn" };
+    let wanted = cli.global.log.as_deref().unwrap_or(default);
+    let filter: Targets = wanted.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::WARN));
+    // What the database says of slow statements is of no use to an operator.
+    let filter = filter.with_target("sqlx", tracing::level_filters::LevelFilter::ERROR);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    tracing_subscriber::registry().with(layer).init();
+}
+
+async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lethe", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(args) => crate::demo::run(args, global.json).await,
+        Command::Migrate { insecure_demo } => {
+            let ledger = open::migrate(&global, insecure_demo).await?;
+            let document = json!({"ledger": open::url(&global), "ledger_id": ledger.id(), "migrated": true, "insecure_demo": ledger.insecure_demo()});
+            print(&global, "migrate", document);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve {} => {
+            let app = open::app(&global, true).await?;
+            runner::run(app, RunOptions { plane: None, until_idle: false, stop: stop_signal() }).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Work { until_idle } => {
+            let app = open::app(&global, true).await?;
+            let bars = bars::Bars::start(&app, global.json);
+            let worked = runner::run(app.clone(), RunOptions { plane: None, until_idle, stop: stop_signal() }).await;
+            bars.finish();
+            worked?;
+            let waiting = app.ledger.read(async |tx: &mut lethe_ledger::Tx| tx.next_due().await).await?;
+            print(&global, "work", json!({"idle": until_idle, "next_due_at": waiting}));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sweep {} => {
+            let app = open::app(&global, false).await?;
+            let report = app.manager.sweep().await?;
+            print(&global, "sweep", json!(report));
+            Ok(ExitCode::SUCCESS)
+        }
+        command => call(&global, command).await,
+    }
+}
+
+/// A command that is one call of one operation.
+async fn call(global: &Global, command: Command) -> Result<ExitCode, CommandError> {
+    let planned = calls::plan(command)?;
+    if let Some(plane) = &planned.confirm {
+        confirm::ask(plane, planned.yes, global.json)?;
+    }
+    let app = open::app(global, planned.creates).await?;
+    let operation = planned.operation;
+    let mut document = dispatch(&app, global, operation, planned.arguments).await?;
+    if let Some(wait) = planned.wait {
+        document = wait::until(&app, global, &document, wait).await?;
+    } else if operation == "knowledge.offboarding.cancel" {
+        // The stores' part of the undoing is a run; it is short, so it is done here and now unless a server is quicker.
+        document = wait::restored(&app, global, &document).await?;
+    }
+    if let Some(path) = planned.write_to {
+        let lines = document["entries"].as_array().into_iter().flatten().map(|entry| format!("{entry}\n")).collect::<String>();
+        std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
+        document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
+    }
+    let broken = document["audit"] == "broken" || document["archive"] == "broken";
+    print(global, operation, document);
+    Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+async fn dispatch(app: &Arc<App>, global: &Global, operation: &str, arguments: Json) -> Result<Json, CommandError> {
+    let call = crate::operations::Call {
+        operation: operation.to_owned(),
+        arguments,
+        actor: global.actor()?,
+        tenant: global.as_tenant.clone(),
+        idempotency_key: global.idempotency_key.clone(),
+    };
+    match app.dispatch(&call).await? {
+        Answer::Done(document) => Ok(document),
+        Answer::Refused(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Prints a command's one document.
+fn print(global: &Global, operation: &str, document: Json) {
+    if global.json {
+        print_document(document);
+    } else {
+        let mut out = std::io::stdout().lock();
+        // A reader that went away (`| head`) is no failure of ours.
+        let _ = write!(out, "{}", render::text(operation, &document));
+    }
+}
+
+pub(crate) fn print_document(mut document: Json) {
+    document["schema_version"] = json!(DOCUMENT_SCHEMA);
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{document}");
+}
+
+/// Turns true at SIGTERM or SIGINT.
+pub(crate) fn stop_signal() -> tokio::sync::watch::Receiver<bool> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            return;
+        };
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping: what runs may finish, what has not started is given back");
+        let _ = sender.send(true);
+        // Kept so that the receiver does not see a closed channel as a change.
+        std::future::pending::<()>().await;
+    });
+    receiver
+}

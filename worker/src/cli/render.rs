@@ -1,0 +1,172 @@
+//! Documents for people: tables that fit a terminal, and lines of `name  value`.
+
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+use serde_json::Value as Json;
+
+/// The columns of a listing: heading, and the path of the field.
+type Columns = &'static [(&'static str, &'static str)];
+
+/// Which array of a document is a table, and how it is shown.
+const TABLES: &[(&str, Columns)] = &[
+    ("tenants", &[("NAME", "name"), ("STATUS", "status"), ("TENANT ID", "tenant_id"), ("SINCE", "created_at")]),
+    ("stores", &[("NAME", "name"), ("KIND", "kind"), ("TENANTS", "tenants"), ("BACKUPS", "backup_retention"), ("URL", "url")]),
+    ("planes", &[("TENANT", "tenant"), ("NAME", "name"), ("STATE", "state"), ("PLANE ID", "plane_id")]),
+    ("tokens", &[("PREFIX", "prefix"), ("STATUS", "status"), ("TOKEN ID", "token_id"), ("EXPIRES", "expires_at")]),
+    ("usage", &[("KIND", "kind"), ("HOLDER", "holder"), ("USAGE ID", "usage_id"), ("UNTIL", "expires_at")]),
+    (
+        "offboardings",
+        &[
+            ("PLANE", "plane"),
+            ("STATE", "state"),
+            ("GROUND", "ground"),
+            ("STEP", "step"),
+            ("RUN", "run_status"),
+            ("DUE", "due_at"),
+            ("WAITS FOR", "waits_for"),
+            ("PLANE ID", "plane_id"),
+        ],
+    ),
+    (
+        "waiting",
+        &[
+            ("WAITS FOR A DECISION", "plane_id"),
+            ("PLAN", "plan_digest"),
+            ("REQUESTED BY", "requested_by"),
+            ("RETENTION UNTIL", "retention_until"),
+        ],
+    ),
+    (
+        "approvals",
+        &[
+            ("PLANE ID", "plane_id"),
+            ("STATUS", "status"),
+            ("BY", "approved_by"),
+            ("IDENTITY", "identity_assurance"),
+            ("EXPIRES", "expires_at"),
+            ("REASON", "reason"),
+        ],
+    ),
+    (
+        "holds",
+        &[
+            ("HOLD ID", "hold_id"),
+            ("ON", "subject_kind"),
+            ("SUBJECT", "subject_id"),
+            ("BY", "placed_by"),
+            ("SINCE", "placed_at"),
+            ("REASON", "reason"),
+        ],
+    ),
+    ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
+    ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),
+    ("steps", &[("STEP", "step"), ("FROM", "from"), ("TO", "to"), ("EARLIEST", "earliest"), ("DOES", "does")]),
+    (
+        "entries",
+        &[
+            ("CHAIN", "chain"),
+            ("NO", "sequence_no"),
+            ("AT", "at"),
+            ("TYPE", "event_type"),
+            ("STEP", "step"),
+            ("STATE", "to_state"),
+            ("CODE", "gate.code"),
+            ("ACTOR", "values.actor_id"),
+            ("REASON", "values.reason"),
+        ],
+    ),
+];
+
+/// A store's place in a status or a plan, where the columns differ from a listing of stores.
+const STORE_PROGRESS: Columns =
+    &[("STORE", "name"), ("TABLE", "resource"), ("EXPORTED", "rows_exported"), ("REMAINING", "rows_remaining")];
+const STORE_PLAN: Columns = &[
+    ("STORE", "store"),
+    ("TABLE", "resource"),
+    ("RECORDS", "records"),
+    ("DEPENDENTS", "dependents"),
+    ("NOT FENCED", "unfenced"),
+];
+
+/// The text of a document.
+pub(super) fn text(_operation: &str, document: &Json) -> String {
+    let mut out = String::new();
+    write(document, "", &mut out);
+    if out.is_empty() {
+        out.push_str("nothing\n");
+    }
+    out
+}
+
+fn write(value: &Json, indent: &str, out: &mut String) {
+    let Some(object) = value.as_object() else {
+        out.push_str(&format!("{indent}{}\n", cell(value)));
+        return;
+    };
+    let width = object.keys().map(String::len).max().unwrap_or(0);
+    // Plain values first, so that the tables stand at the end.
+    for (name, value) in object.iter().filter(|(_, value)| !value.is_object() && !value.is_array() && !value.is_null()) {
+        out.push_str(&format!("{indent}{name:width$}  {}\n", cell(value)));
+    }
+    for (name, value) in object {
+        match value {
+            Json::Object(inner) if !inner.is_empty() => {
+                out.push_str(&format!("{indent}{name}\n"));
+                write(value, &format!("{indent}  "), out);
+            }
+            Json::Array(items) => list(name, items, indent, out),
+            _ => {}
+        }
+    }
+}
+
+fn list(name: &str, items: &[Json], indent: &str, out: &mut String) {
+    if items.is_empty() {
+        // Empty listings are answers; empty details are noise.
+        if indent.is_empty() {
+            out.push_str(&format!("{name}: none\n"));
+        }
+        return;
+    }
+    let columns = TABLES.iter().find(|(table, _)| *table == name).map(|(_, columns)| *columns);
+    let columns = match columns {
+        Some(_) if name == "stores" && items[0].get("rows_exported").is_some() => Some(STORE_PROGRESS),
+        Some(_) if name == "stores" && items[0].get("scope_digest").is_some() => Some(STORE_PLAN),
+        columns => columns,
+    };
+    let Some(columns) = columns else {
+        let plain: Vec<_> = items.iter().map(cell).collect();
+        out.push_str(&format!("{indent}{name}  {}\n", plain.join(", ")));
+        return;
+    };
+    let used: Vec<_> = columns.iter().filter(|(_, path)| items.iter().any(|item| !cell(field(item, path)).is_empty())).collect();
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    // Wrapped to fit a terminal; in a pipe, a row stays a line.
+    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(std::io::stdout()) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    table.set_header(used.iter().map(|(heading, _)| *heading));
+    for item in items {
+        table.add_row(used.iter().map(|(_, path)| cell(field(item, path))));
+    }
+    out.push_str(&table.to_string().lines().map(|line| format!("{indent}{}\n", line.trim_end())).collect::<String>());
+}
+
+fn field<'a>(item: &'a Json, path: &str) -> &'a Json {
+    path.split('.').fold(item, |value, name| &value[name])
+}
+
+fn cell(value: &Json) -> String {
+    match value {
+        Json::Null => String::new(),
+        Json::String(text) => instant(text).unwrap_or_else(|| text.clone()),
+        Json::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// An instant without its fraction of a second.
+fn instant(text: &str) -> Option<String> {
+    let at = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    Some(at.to_utc().format("%Y-%m-%d %H:%M:%SZ").to_string())
+}

@@ -1,0 +1,319 @@
+//! The configuration: `config/default.toml`, overridden key by key by one file of the operator's.
+//!
+//! The rule: every key has a default and a sentence in that file; an unknown key, an unreadable value or a ground whose terms
+//! contradict one another stops the program at its start.
+
+use std::{collections::BTreeMap, path::Path};
+
+use chrono::TimeDelta;
+use lethe_ledger::Assurance;
+use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
+use serde::{Deserialize, Deserializer};
+
+/// The defaults, as they stand in the repository.
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// The longest duration that anybody may mean: ten years.
+pub const LONGEST: TimeDelta = TimeDelta::days(3653);
+
+/// A duration as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub TimeDelta);
+
+impl std::str::FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.starts_with('-') {
+            return Err(format!("`{text}` is negative; write a duration like 90s, 36h or 7d"));
+        }
+        let parsed = humantime::parse_duration(text)
+            .map_err(|error| format!("`{text}` is not a duration like 90s, 36h or 7d: {error}"))?;
+        let span = TimeDelta::from_std(parsed).map_err(|_| format!("`{text}` is longer than ten years"))?;
+        if span > LONGEST { Err(format!("`{text}` is longer than ten years")) } else { Ok(Self(span)) }
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Days, hours, minutes and seconds only: nobody writes a grace period in "months" of 30.44 days.
+        let total = self.0.num_seconds();
+        let parts = [(total / 86_400, "d"), (total / 3600 % 24, "h"), (total / 60 % 60, "m"), (total % 60, "s")];
+        let text: Vec<_> =
+            parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect();
+        f.write_str(&if text.is_empty() { "0s".to_owned() } else { text.join(" ") })
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Terms that hold for every ground.
+    pub offboarding: OffboardingConfig,
+    /// Terms by ground.
+    pub grounds: BTreeMap<Ground, GroundConfig>,
+    /// What is known of planes' use.
+    pub usage: UsageConfig,
+    /// Approvals.
+    pub approval: ApprovalConfig,
+    /// Purges.
+    pub purge: PurgeConfig,
+    /// Archives.
+    pub archive: ArchiveConfig,
+    /// The queue.
+    pub queue: QueueConfig,
+    /// The sweep.
+    pub sweep: SweepConfig,
+    /// What differs for single tenants, by name.
+    #[serde(default)]
+    pub tenants: BTreeMap<String, TenantConfig>,
+    /// `sha256:` of the effective keys; the policy revision of every decision.
+    #[serde(skip)]
+    pub revision: String,
+}
+
+/// See `[offboarding]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OffboardingConfig {
+    /// Shortest grace period.
+    pub grace_min: Span,
+    /// What grace leaves open.
+    pub grace_access: GraceAccess,
+    /// When the hot copy goes.
+    pub evict: EvictMode,
+}
+
+/// See `[grounds.*]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroundConfig {
+    /// Length of the grace period.
+    pub grace: Span,
+    /// Between DEACTIVATED and export.
+    pub archive_delay: Span,
+    /// Between ARCHIVED and purge.
+    pub retention: Span,
+    /// Legal basis of a retention above 0.
+    #[serde(default)]
+    pub retention_basis: Option<String>,
+    /// The law's deadline.
+    #[serde(default)]
+    pub legal_due: Option<Span>,
+}
+
+/// See `[usage]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageConfig {
+    /// Whether unreported usage is accepted.
+    pub accept_unknown: bool,
+    /// Longest life of a reported use.
+    pub ttl_max: Span,
+}
+
+/// See `[approval]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalConfig {
+    /// How long an approval lasts.
+    pub valid: Span,
+    /// Weakest proof of identity.
+    pub assurance_min: Assurance,
+}
+
+/// See `[purge]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurgeConfig {
+    /// Most purges an hour.
+    pub per_hour_max: i64,
+}
+
+/// See `[archive]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveConfig {
+    /// Most records in a part.
+    pub part_rows_max: usize,
+    /// Most bytes in a part.
+    pub part_bytes_max: usize,
+}
+
+/// See `[queue]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueConfig {
+    /// Runs at a time.
+    pub concurrency: usize,
+    /// How long a claim lasts.
+    pub lease: Span,
+    /// Failures before a halt.
+    pub attempts_max: i64,
+    /// Interruptions before a halt.
+    pub interruptions_max: i64,
+    /// Delay after the first failure.
+    pub backoff_first: Span,
+    /// Longest delay.
+    pub backoff_max: Span,
+    /// Percent by which delays vary.
+    pub backoff_jitter: u8,
+    /// How long an idle worker waits.
+    pub poll: Span,
+    /// How long handlers may take after SIGTERM.
+    pub shutdown: Span,
+}
+
+/// See `[sweep]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepConfig {
+    /// How often.
+    pub every: Span,
+}
+
+/// See `[tenants.NAME]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantConfig {
+    /// Shortest grace period of this tenant.
+    #[serde(default)]
+    pub grace_min: Option<Span>,
+    /// Whether unreported usage is accepted for this tenant.
+    #[serde(default)]
+    pub accept_unknown: Option<bool>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration {path}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a key or value is not one of ours.
+    #[error("read the configuration{of}: {message}")]
+    Wrong {
+        /// Of which file.
+        of: String,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
+
+impl Config {
+    /// The defaults, overridden by the file at `path`, if any.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut table: toml::Table = DEFAULTS.parse().expect("the built-in defaults are TOML");
+        let mut of = String::new();
+        if let Some(path) = path {
+            of = format!(" {}", path.display());
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
+            let overrides: toml::Table = text
+                .parse()
+                .map_err(|error: toml::de::Error| ConfigError::Wrong { of: of.clone(), message: error.to_string() })?;
+            overlay(&mut table, overrides);
+        }
+        let wrong = |message: String| ConfigError::Wrong { of: of.clone(), message };
+        let revision = canonical::digest(&table).map_err(|error| wrong(error.to_string()))?;
+        let mut config: Config = table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+        config.revision = revision;
+        config.check().map_err(wrong)?;
+        Ok(config)
+    }
+
+    /// The shortest grace period of a tenant.
+    pub fn grace_min(&self, tenant: &str) -> Span {
+        self.tenants.get(tenant).and_then(|tenant| tenant.grace_min).unwrap_or(self.offboarding.grace_min)
+    }
+
+    /// Whether unreported usage is accepted for a tenant.
+    pub fn accept_unknown(&self, tenant: &str) -> bool {
+        self.tenants.get(tenant).and_then(|tenant| tenant.accept_unknown).unwrap_or(self.usage.accept_unknown)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (ground, terms) in &self.grounds {
+            if *ground == Ground::ErasureRequest && terms.retention.0 != TimeDelta::zero() {
+                return Err(format!("grounds.{ground}.retention is {}: it must be 0s", terms.retention));
+            }
+            if terms.retention.0 > TimeDelta::zero() && terms.retention_basis.as_deref().unwrap_or("").trim().is_empty() {
+                return Err(format!("grounds.{ground}.retention_basis is missing: a retention above 0 names its legal basis"));
+            }
+        }
+        if self.queue.concurrency == 0 || self.queue.attempts_max < 1 || self.queue.interruptions_max < 1 {
+            return Err("queue.concurrency, attempts_max and interruptions_max must be at least 1".into());
+        }
+        if self.queue.lease.0 < TimeDelta::seconds(1)
+            || self.queue.poll.0 <= TimeDelta::zero()
+            || self.sweep.every.0 < TimeDelta::seconds(1)
+        {
+            return Err("queue.lease and sweep.every must be at least 1s, queue.poll above 0s".into());
+        }
+        if self.archive.part_rows_max == 0 || self.archive.part_bytes_max == 0 || self.queue.backoff_jitter > 100 {
+            return Err("archive.part_rows_max and part_bytes_max must be above 0, queue.backoff_jitter at most 100".into());
+        }
+        Ok(())
+    }
+}
+
+fn overlay(base: &mut toml::Table, overrides: toml::Table) {
+    for (key, value) in overrides {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_overrides_only_what_it_names() {
+        let config = load("[grounds.contract_end]\ngrace = \"36h\"\n[tenants.acme]\ngrace_min = \"1d\"").unwrap();
+        assert_eq!(config.grounds[&Ground::ContractEnd].grace.to_string(), "1d 12h");
+        assert_eq!(config.grounds[&Ground::ContractEnd].retention.to_string(), "365d");
+        assert_eq!((config.grace_min("acme").to_string(), config.grace_min("other").to_string()), ("1d".into(), "0s".into()));
+        assert_ne!(config.revision, Config::load(None).unwrap().revision);
+    }
+
+    #[test]
+    fn unknown_keys_and_contradictions_are_named() {
+        assert!(load("[queue]\nretries = 3").unwrap_err().contains("retries"));
+        assert!(load("[grounds.erasure_request]\nretention = \"1d\"").unwrap_err().contains("must be 0s"));
+        assert!(load("[grounds.whim]\ngrace = \"1d\"").unwrap_err().contains("whim"));
+        assert!(load("[queue]\nlease = \"soon\"").unwrap_err().contains("soon"));
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let span = |text: &str| text.parse::<Span>();
+        assert_eq!(span("36h").unwrap().0, TimeDelta::hours(36));
+        assert!(span("-1d").unwrap_err().contains("negative"));
+        assert!(span("11years").unwrap_err().contains("ten years"));
+        assert!(span("").is_err() && span("7").is_err());
+    }
+}

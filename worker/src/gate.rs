@@ -1,0 +1,144 @@
+//! The policy gate: whether a run may start now, judged on facts that were read under lock, without I/O.
+//!
+//! The rule: an error is never permission. What may not start waits (PENDING, on record once) or is refused (BLOCKED).
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lethe_ledger::{Case, GateDecision, Pause, TenantStatus};
+use lethe_stages::{
+    Code, Permit, Refusal, StageRegistry, Step,
+    permit::{Destruction, Verdict},
+};
+use serde_json::json;
+
+/// What the gate looks at besides the case.
+pub struct GateRequest<'a> {
+    /// The run and its facts.
+    pub case: &'a Case,
+    /// The epoch that the claim will have.
+    pub epoch: i64,
+    /// Every pause in force.
+    pub pauses: &'a [Pause],
+    /// Purges begun in the hour before.
+    pub recent_purges: i64,
+}
+
+/// What the gate decided.
+pub enum Judgement {
+    /// It may start; a destructive run carries its permit.
+    Start(Option<Permit>),
+    /// Not now: at `until`, or when the fact changes.
+    Wait {
+        /// What stands in the way.
+        refusal: Refusal,
+        /// When time alone clears it.
+        until: Option<DateTime<Utc>>,
+    },
+    /// Not at all, unless an operator changes something.
+    Refuse(Refusal),
+}
+
+/// The gate of this process.
+pub struct PolicyGate {
+    revision: String,
+    purges_per_hour_max: i64,
+}
+
+impl PolicyGate {
+    /// A gate under one policy revision.
+    pub fn new(revision: String, purges_per_hour_max: i64) -> Self {
+        Self { revision, purges_per_hour_max }
+    }
+
+    /// The policy revision under which it decides.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// The decision as it is written into the trail.
+    pub fn decision(&self, decision: &'static str, refusal: Option<&Refusal>) -> GateDecision {
+        GateDecision { decision, code: refusal.map(|refusal| refusal.code.as_str()), policy_revision: self.revision.clone() }
+    }
+
+    /// Judges a run that is due.
+    pub fn judge(&self, stages: &StageRegistry, request: &GateRequest<'_>) -> Judgement {
+        match self.check(stages, request) {
+            Ok(permit) => Judgement::Start(permit),
+            Err(refusal) if waits(refusal.code) => {
+                let until = refusal.details.get("until").and_then(|until| serde_json::from_value(until.clone()).ok());
+                Judgement::Wait { refusal, until }
+            }
+            Err(refusal) => Judgement::Refuse(refusal),
+        }
+    }
+
+    fn check(&self, stages: &StageRegistry, request: &GateRequest<'_>) -> Result<Option<Permit>, Refusal> {
+        let GateRequest { case, epoch, pauses, recent_purges } = request;
+        let (facts, step) = (&case.facts, case.run.step);
+        not_paused(case, pauses)?;
+        // A status that nobody can read is not "active".
+        facts
+            .tenant_status
+            .parse::<TenantStatus>()
+            .map_err(|error| Refusal::new(Code::TenantNotActive, format!("read the tenant's status: {error}")))?;
+        if step == Step::Restore {
+            return Ok(None);
+        }
+        stages.validate(step, facts)?;
+        let verdict = Verdict { policy_revision: self.revision.clone() };
+        match step {
+            Step::Evict => Permit::mint(Destruction::Evict, facts, *epoch, &verdict).map(Some),
+            Step::Purge => {
+                if facts.denied && facts.approval.is_none() {
+                    return Err(Refusal::new(
+                        Code::ApprovalDenied,
+                        "the purge was denied; `lethe offboarding retry` makes a new plan to approve",
+                    ));
+                }
+                let permit = Permit::mint(Destruction::Purge, facts, *epoch, &verdict)?;
+                self.within_rate(case, *recent_purges)?;
+                Ok(Some(permit))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A purge that has begun goes on; the limit is on beginning.
+    fn within_rate(&self, case: &Case, recent: i64) -> Result<(), Refusal> {
+        if self.purges_per_hour_max == 0 || case.run.started_at.is_some() || recent < self.purges_per_hour_max {
+            return Ok(());
+        }
+        let until = case.facts.at + TimeDelta::minutes(1);
+        let message = format!("{recent} purges began in the last hour; the limit is {}", self.purges_per_hour_max);
+        Err(Refusal::new(Code::PurgeRateLimited, message).with(json!({"until": until})))
+    }
+}
+
+fn not_paused(case: &Case, pauses: &[Pause]) -> Result<(), Refusal> {
+    let tenant = format!("tenant:{}", case.run.tenant_id);
+    let stage = format!("stage:{}", case.run.step.stage());
+    match pauses.iter().find(|pause| pause.scope == "all" || pause.scope == tenant || pause.scope == stage) {
+        None => Ok(()),
+        Some(pause) => Err(Refusal::new(Code::Paused, format!("{} is paused: `lethe resume` lets it go on", pause.scope))),
+    }
+}
+
+/// Whether a refusal passes by itself or by somebody's ordinary action, so that the run waits for it.
+pub fn waits(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        GracePeriodActive
+            | RetentionActive
+            | ActiveUsage
+            | ActiveReferences
+            | UsageUnknown
+            | ApprovalRequired
+            | ApprovalExpired
+            | ApprovalDenied
+            | PlanChanged
+            | HoldActive
+            | Paused
+            | PurgeRateLimited
+            | TenantNotActive
+    )
+}

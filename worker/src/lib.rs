@@ -1,0 +1,14 @@
+//! How it runs: operations, the KnowledgeLifecycleManager, the gate, the queue, sweeps, consequences and the command line.
+//!
+//! The rule: command line and (later) HTTP are thin skins over [`operations`]; everything takes that one path.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod consequences;
+mod demo;
+pub mod gate;
+pub mod manager;
+pub mod operations;
+pub mod runner;
+pub mod world;

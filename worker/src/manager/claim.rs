@@ -1,0 +1,110 @@
+//! Claim: takes runs that are due, asks the gate on locked facts, raises each plane's epoch and leases what may start.
+//!
+//! The rule: whoever claims has raised the epoch, so every earlier holder is out; a purge's approval is consumed here, together with its
+//! mark of no return. If we die in it, nothing was claimed.
+
+use lethe_ledger::{Actor, ApprovalStatus, Case, EventType, Fault, Lease, Settlement, Tx};
+use lethe_stages::{Code, Permit, Refusal, Step};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{KnowledgeLifecycleManager, about};
+use crate::gate::{GateRequest, Judgement};
+
+/// A run that is ours until its lease ends.
+#[derive(Clone)]
+pub struct Claimed {
+    /// The run and the facts on which it was allowed.
+    pub case: Case,
+    /// The epoch of the claim.
+    pub epoch: i64,
+    /// Leave to destroy, for a destructive run.
+    pub permit: Option<Permit>,
+}
+
+impl KnowledgeLifecycleManager {
+    /// Claims up to `limit` due runs for `worker`, of one plane if given. Also answers how many due runs it looked at: 0 means idle.
+    pub async fn claim(&self, limit: usize, worker: &str, plane: Option<Uuid>) -> Result<(Vec<Claimed>, usize), Fault> {
+        // Most calls find nothing: look before taking the write lock.
+        let due = self.ledger.read(async |tx: &mut Tx| tx.next_due().await).await?;
+        if due.is_none_or(|due| due > self.ledger.now()) {
+            return Ok((Vec::new(), 0));
+        }
+        let claimed = self.ledger.transact(async |tx: &mut Tx| {
+            let cases = tx.due_cases(limit, plane).await?;
+            let seen = cases.len();
+            let pauses = tx.pauses().await?;
+            let mut claimed = Vec::new();
+            for case in cases {
+                let recent_purges = match case.run.step {
+                    Step::Purge => tx.purges_since(tx.at() - chrono::TimeDelta::hours(1)).await?,
+                    _ => 0,
+                };
+                let epoch = case.plane.epoch + 1;
+                let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges };
+                match self.gate.judge(&self.stages, &request) {
+                    Judgement::Start(permit) => claimed.push(self.start(tx, case, epoch, permit, worker).await?),
+                    Judgement::Wait { refusal, until } => {
+                        let settlement = match until {
+                            Some(due_at) if due_at > tx.at() => Settlement::Postponed { due_at, blocked: Some(refusal.clone()) },
+                            _ => Settlement::Parked(refusal.clone()),
+                        };
+                        self.block(tx, &case, &refusal, "PENDING").await?;
+                        tx.settle(&case.run, &settlement).await?;
+                    }
+                    Judgement::Refuse(refusal) => {
+                        self.block(tx, &case, &refusal, "BLOCKED").await?;
+                        let error = json!({"code": refusal.code, "message": refusal.message});
+                        tx.settle(&case.run, &Settlement::Halted { error, attempts: 0 }).await?;
+                    }
+                }
+            }
+            Ok::<_, Fault>((claimed, seen))
+        });
+        Ok(claimed.await?.into_inner())
+    }
+
+    async fn start(
+        &self,
+        tx: &mut Tx,
+        mut case: Case,
+        epoch: i64,
+        permit: Option<Permit>,
+        worker: &str,
+    ) -> Result<Claimed, Fault> {
+        let raised = tx.raise_epoch(case.plane.id).await?;
+        debug_assert_eq!(raised, epoch, "one writer, and the plane was read in this transaction");
+        let lease = Lease { owner: worker.to_owned(), until: tx.at() + self.config.queue.lease.0 };
+        tx.lease(case.run.id, epoch, &lease).await?;
+        let mut entry = about(&case, EventType::StageStarted, &Actor::system(worker), "gate");
+        entry.gate = Some(self.gate.decision("ALLOWED", None));
+        let mut evidence =
+            json!({"run_id": case.run.id, "epoch": epoch, "attempt": case.run.attempt, "interruptions": case.run.interruptions});
+        if let Some(approval) = case.facts.approval.as_ref().filter(|_| case.run.step == Step::Purge) {
+            if !approval.consumed {
+                tx.end_approval(approval.id, ApprovalStatus::Consumed).await?;
+            }
+            evidence["approval_id"] = json!(approval.id);
+            evidence["plan_digest"] = json!(approval.plan_digest);
+        }
+        entry.evidence = evidence;
+        tx.append(entry).await?;
+        case.run.epoch = Some(epoch);
+        case.plane.epoch = epoch;
+        Ok(Claimed { case, epoch, permit })
+    }
+
+    /// Puts on record, once, that a run may not go on.
+    pub(super) async fn block(&self, tx: &mut Tx, case: &Case, refusal: &Refusal, decision: &'static str) -> Result<(), Fault> {
+        let known = case.run.blocked.as_ref().is_some_and(|known| known.code == refusal.code);
+        // Time passing as planned is no event.
+        if known || matches!(refusal.code, Code::GracePeriodActive | Code::RetentionActive) {
+            return Ok(());
+        }
+        let mut entry = about(case, EventType::Blocked, &Actor::system("gate"), "gate");
+        entry.gate = Some(self.gate.decision(decision, Some(refusal)));
+        entry.evidence = json!({"code": refusal.code, "details": refusal.details});
+        tx.append(entry).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! The KnowledgeLifecycleManager: what is requested, cancelled and retried, and what is claimed, performed and recorded.
+//!
+//! The rule: it decides and writes in one transaction; between claim and record no transaction is open.
+//! If we die between them, the sweep takes the run back and it is performed again.
+
+mod claim;
+mod perform;
+mod record;
+mod request;
+mod sweep;
+
+pub use claim::Claimed;
+pub use perform::{Finished, ProgressBoard};
+pub use record::RecordResult;
+pub use request::{Cancelled, Requested, Terms};
+pub use sweep::{SweepReport, WorkerLock};
+
+use std::sync::Arc;
+
+use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
+use lethe_stages::StageRegistry;
+
+use crate::{config::Config, gate::PolicyGate, world::World};
+
+/// Drives planes along the plan. Everything it needs is a constructor argument.
+pub struct KnowledgeLifecycleManager {
+    pub(crate) ledger: Ledger,
+    pub(crate) config: Arc<Config>,
+    pub(crate) stages: StageRegistry,
+    pub(crate) gate: PolicyGate,
+    pub(crate) world: Arc<dyn World>,
+    pub(crate) progress: ProgressBoard,
+}
+
+impl KnowledgeLifecycleManager {
+    /// A manager over a ledger, a configuration, the stage handlers and the world outside.
+    pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Self {
+        let gate = PolicyGate::new(config.revision.clone(), config.purge.per_hour_max);
+        Self { ledger, config, stages, gate, world, progress: ProgressBoard::default() }
+    }
+
+    /// How far the handlers of this process are.
+    pub fn progress(&self) -> &ProgressBoard {
+        &self.progress
+    }
+}
+
+/// An entry about a run, on its plane's chain.
+fn about(case: &Case, event_type: EventType, actor: &Actor, decision_owner: &str) -> Entry {
+    let mut entry = Entry::new(Chain::Plane(case.plane.id), Some(case.plane.tenant_id), event_type, actor, decision_owner);
+    entry.offboarding_id = Some(case.offboarding.id);
+    entry.step = Some(case.run.step);
+    entry
+}

@@ -1,0 +1,136 @@
+//! Perform: opens the ports and calls the handler. No transaction is open.
+//!
+//! The rule: whatever the handler does, an answer comes back: a panic is a Transient failure.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+};
+
+use futures::FutureExt;
+use lethe_ledger::{Fault, Tx};
+use lethe_stages::{
+    Limits, RunRef, StageContext, StageError, StageOutcome, Step,
+    crash::{CrashPoint, reached},
+    ports::{BoundStore, PageLimit, Progress},
+    record::Salt,
+};
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+use super::{Claimed, KnowledgeLifecycleManager};
+
+/// A run whose handler has answered.
+pub struct Finished {
+    /// The run.
+    pub run_id: Uuid,
+    /// The epoch of its claim.
+    pub epoch: i64,
+    /// What the handler made of it.
+    pub result: Result<StageOutcome, StageError>,
+}
+
+/// How far the handlers of this process are, by run. Written by handlers, read by lease renewal and by progress bars.
+#[derive(Clone, Default)]
+pub struct ProgressBoard(Arc<Mutex<HashMap<Uuid, Json>>>);
+
+impl ProgressBoard {
+    /// How far a run is.
+    pub fn of(&self, run: Uuid) -> Option<Json> {
+        self.0.lock().ok()?.get(&run).cloned()
+    }
+
+    /// How far every run of this process is.
+    pub fn all(&self) -> Vec<(Uuid, Json)> {
+        self.0.lock().map(|board| board.iter().map(|(id, progress)| (*id, progress.clone())).collect()).unwrap_or_default()
+    }
+
+    fn clear(&self, run: Uuid) {
+        if let Ok(mut board) = self.0.lock() {
+            board.remove(&run);
+        }
+    }
+}
+
+struct RunProgress {
+    run: Uuid,
+    board: ProgressBoard,
+}
+
+impl Progress for RunProgress {
+    fn report(&self, binding: usize, verb: &'static str, done: u64, total: u64) {
+        if let Ok(mut board) = self.board.0.lock() {
+            let stores = board.entry(self.run).or_insert_with(|| json!({"stores": {}}));
+            stores["stores"][binding.to_string()] = json!({"verb": verb, "done": done, "total": total});
+        }
+    }
+}
+
+impl KnowledgeLifecycleManager {
+    /// Performs a claimed run.
+    pub async fn perform(&self, claimed: &Claimed) -> Finished {
+        reached(CrashPoint::Claimed);
+        let run = &claimed.case.run;
+        let result = match AssertUnwindSafe(self.run_handler(claimed)).catch_unwind().await {
+            Ok(result) => result,
+            Err(panic) => {
+                let said = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned());
+                let said = said.unwrap_or_else(|| "without a message".into());
+                Err(StageError::transient("PANIC", format!("perform {}: the handler panicked: {said}", run.step)))
+            }
+        };
+        self.progress.clear(run.id);
+        reached(CrashPoint::Performed);
+        Finished { run_id: run.id, epoch: claimed.epoch, result }
+    }
+
+    async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {
+        let context = self.context(claimed).await?;
+        let handler = self.stages.get(context.run.step.stage());
+        if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
+    }
+
+    async fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
+        let Claimed { case, epoch, permit } = claimed;
+        let plane = &case.plane;
+        let read = self.ledger.read(async |tx: &mut Tx| {
+            let bindings = tx.bindings(plane.id).await?;
+            let archive = tx.archive(case.offboarding.id).await?;
+            Ok::<_, Fault>((bindings, archive.and_then(|archive| archive.manifest)))
+        });
+        let (bindings, manifest) = read.await.map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
+        let mut stores = Vec::new();
+        for binding in &bindings {
+            let opened = self.world.store(plane.id, binding);
+            let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
+            stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store });
+        }
+        let archive = self.world.archive(plane).map_err(|error| StageError::port("open the archive", error))?;
+        let salt = case.offboarding.salt.clone().or_else(|| (case.run.step == Step::Restore).then_some(Salt([0; 32])));
+        let limits = &self.config.archive;
+        Ok(StageContext {
+            run: RunRef {
+                id: case.run.id,
+                step: case.run.step,
+                epoch: *epoch,
+                attempt: case.run.attempt,
+                round: case.offboarding.round,
+            },
+            facts: case.facts.clone(),
+            stores,
+            archive,
+            permit: permit.clone(),
+            manifest,
+            salt: salt.ok_or_else(|| StageError::halt("LEDGER", "read the offboarding's salt: there is none"))?,
+            limits: Limits {
+                part: PageLimit { rows_max: limits.part_rows_max, bytes_max: limits.part_bytes_max },
+                ..Limits::default()
+            },
+            progress: Arc::new(RunProgress { run: case.run.id, board: self.progress.clone() }),
+        })
+    }
+}

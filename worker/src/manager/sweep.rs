@@ -1,0 +1,162 @@
+//! The sweep: rescuer, reconciler and start-up recovery in one. Recovery is the normal path, taken at every start.
+//!
+//! It takes back runs whose lease has run out or whose worker is dead, ends approvals that expired, and wakes parked runs whose reason
+//! no longer stands. If we die in it, the next one does the same.
+
+use std::{
+    fs::{File, TryLockError},
+    path::PathBuf,
+};
+
+use lethe_ledger::{Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, Run, Settlement, Tx};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Claimed, KnowledgeLifecycleManager, about};
+
+/// What a sweep did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SweepReport {
+    /// Runs taken back from lost workers.
+    pub interrupted: u64,
+    /// Of those, runs halted because it happened too often.
+    pub halted: u64,
+    /// Approvals that expired.
+    pub approvals_expired: u64,
+    /// Parked runs made due.
+    pub woken: u64,
+}
+
+/// A worker's lock file. Whoever can lock it knows that its owner is dead.
+pub struct WorkerLock {
+    id: String,
+    path: PathBuf,
+    _held: File,
+}
+
+impl WorkerLock {
+    /// Makes up a worker's identity and locks its file for as long as this value lives.
+    pub fn acquire(ledger: &Ledger) -> std::io::Result<Self> {
+        let mut random = [0; 8];
+        ledger.entropy().fill(&mut random);
+        let id = format!("worker-{}", hex::encode(random));
+        let path = lock_path(ledger, &id);
+        std::fs::create_dir_all(path.parent().expect("a lock file has a folder"))?;
+        let held = File::create_new(&path)?;
+        held.lock()?;
+        Ok(Self { id, path, _held: held })
+    }
+
+    /// The worker's identity, unique per process.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for WorkerLock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn lock_path(ledger: &Ledger, worker: &str) -> PathBuf {
+    let mut folder = ledger.path().as_os_str().to_owned();
+    folder.push("-workers");
+    PathBuf::from(folder).join(format!("{worker}.lock"))
+}
+
+/// Whether a worker's process is gone. Where that cannot be told, it is taken to live: its lease will say.
+fn is_dead(ledger: &Ledger, worker: &str) -> bool {
+    match File::open(lock_path(ledger, worker)) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
+        },
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+impl KnowledgeLifecycleManager {
+    /// Sweeps once.
+    pub async fn sweep(&self) -> Result<SweepReport, Fault> {
+        let owners = self.ledger.read(async |tx: &mut Tx| tx.lease_owners().await).await?;
+        let dead: Vec<String> = owners.into_iter().filter(|owner| is_dead(&self.ledger, owner)).collect();
+        let committed = self.ledger.transact(async |tx: &mut Tx| {
+            let mut report = SweepReport::default();
+            let mut lost = tx.expired_leases().await?;
+            for owner in &dead {
+                lost.extend(
+                    tx.leased_to(owner).await?.into_iter().filter(|run| run.lease_until.is_some_and(|until| until > tx.at())),
+                );
+            }
+            for run in lost {
+                self.take_back(tx, &run, &mut report).await?;
+            }
+            for approval in tx.expired_approvals().await? {
+                tx.end_approval(approval.id, ApprovalStatus::Expired).await?;
+                let plane = tx.plane(approval.plane_id).await?.ok_or(Fault::IncompleteEntry(vec!["plane"]))?;
+                let chain = Chain::Plane(plane.id);
+                let mut entry =
+                    Entry::new(chain, Some(plane.tenant_id), EventType::ApprovalExpired, &Actor::system("sweep"), "sweep");
+                entry.offboarding_id = Some(approval.offboarding_id);
+                entry.evidence =
+                    json!({"approval_id": approval.id, "plan_digest": approval.plan_digest, "expires_at": approval.expires_at});
+                tx.append(entry).await?;
+                report.approvals_expired += 1;
+            }
+            report.woken = tx.wake_settled().await?;
+            Ok::<_, Fault>(report)
+        });
+        let report = committed.await?.into_inner();
+        for owner in &dead {
+            let _ = std::fs::remove_file(lock_path(&self.ledger, owner));
+        }
+        Ok(report)
+    }
+
+    async fn take_back(&self, tx: &mut Tx, run: &Run, report: &mut SweepReport) -> Result<(), Fault> {
+        let Some(case) = tx.cases(&[run.id]).await?.pop() else { return Ok(()) };
+        // The worker may be alive and slow: from now on it is out.
+        tx.raise_epoch(run.plane_id).await?;
+        let halted = run.interruptions + 1 >= self.config.queue.interruptions_max;
+        let mut entry = about(&case, EventType::StageInterrupted, &Actor::system("sweep"), "sweep");
+        entry.evidence =
+            json!({"run_id": run.id, "lost_by": run.lease_owner, "interruptions": run.interruptions + 1, "halted": halted});
+        tx.append(entry).await?;
+        let due_at = tx.at();
+        tx.settle(run, &Settlement::Interrupted { due_at }).await?;
+        report.interrupted += 1;
+        if halted {
+            let run = tx.cases(&[run.id]).await?.pop().ok_or(Fault::IncompleteEntry(vec!["run"]))?.run;
+            let message = format!("perform {}: the worker was lost {} times in it", run.step, run.interruptions);
+            tx.settle(&run, &Settlement::Halted { error: json!({"code": "CRASH_LOOP", "message": message}), attempts: 0 })
+                .await?;
+            report.halted += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives back what a stopping worker has claimed and not finished. Spends neither an attempt nor an interruption.
+    pub async fn give_back(&self, claimed: &[Claimed], worker: &str) -> Result<(), Fault> {
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let committed = self.ledger.transact(async |tx: &mut Tx| {
+            for claimed in claimed {
+                let Some(case) = tx.cases(&[claimed.case.run.id]).await?.pop() else { continue };
+                if case.run.epoch != Some(claimed.epoch) || case.run.lease_owner.as_deref() != Some(worker) {
+                    continue;
+                }
+                tx.raise_epoch(case.plane.id).await?;
+                let mut entry = about(&case, EventType::StageInterrupted, &Actor::system(worker), "worker");
+                entry.evidence = json!({"run_id": case.run.id, "given_back": true});
+                tx.append(entry).await?;
+                let due_at = tx.at();
+                tx.settle(&case.run, &Settlement::Postponed { due_at, blocked: None }).await?;
+            }
+            Ok::<_, Fault>(())
+        });
+        committed.await?.into_inner();
+        Ok(())
+    }
+}

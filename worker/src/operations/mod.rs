@@ -1,0 +1,190 @@
+//! Operations: every read and write that somebody can ask for, by name, and the one place that dispatches them.
+//!
+//! The rule: dispatch does, in this order: look up · authority · prepare (the world, no transaction) · transaction { idempotency key ·
+//! decide · write · audit } · commit · consequences. A refusal is an answer: its entry is committed, and nothing else of the call.
+//! The registry is frozen when it is built; a name that stands twice stops the program at its start.
+
+mod access;
+mod approvals;
+mod archives;
+mod audit;
+mod control;
+mod dispatch;
+mod lookup;
+mod offboardings;
+mod parties;
+mod planes;
+mod preview;
+mod status;
+
+pub use dispatch::{Answer, App, Call, DispatchRecord};
+
+use futures::future::BoxFuture;
+use lethe_ledger::{ActorType, Chain, Fault, Tx};
+use lethe_stages::{Code, Refusal, ports::PortError};
+use serde::de::DeserializeOwned;
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+/// A refusal, with the chain on which it is recorded.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is refused and why.
+    pub refusal: Refusal,
+    /// Whose record it is.
+    pub chain: Chain,
+    /// Whose.
+    pub tenant_id: Option<Uuid>,
+}
+
+/// Why an operation did not do what it was asked.
+#[derive(Debug)]
+pub enum Stop {
+    /// It is not allowed.
+    Refused(Box<Refused>),
+    /// We failed.
+    Fault(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<Refusal> for Stop {
+    /// On the caller's own chain: nothing is known yet of what it concerns.
+    fn from(refusal: Refusal) -> Self {
+        Stop::Refused(Box::new(Refused { refusal, chain: Chain::System, tenant_id: None }))
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Stop::Refused(Box::new(refused))
+    }
+}
+
+/// What an operation answers.
+pub type Outcome = Result<Json, Stop>;
+
+type Prepare = for<'a> fn(&'a App, &'a Call) -> BoxFuture<'a, Outcome>;
+type Run = for<'a> fn(&'a App, &'a mut Tx, &'a Call, Json) -> BoxFuture<'a, Outcome>;
+
+/// A named read or write.
+pub struct Operation {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it changes anything.
+    pub writes: bool,
+    /// Who may call it.
+    pub actors: &'static [ActorType],
+    /// What it asks of the world before its transaction.
+    prepare: Option<Prepare>,
+    /// What it does in its transaction.
+    run: Run,
+}
+
+const ANYBODY: &[ActorType] = ActorType::ALL;
+const HUMANS: &[ActorType] = &[ActorType::User, ActorType::Founder];
+
+macro_rules! operations {
+    ($($name:literal $kind:ident $actors:ident $run:path $(, after $prepare:path)?;)*) => {
+        /// Every operation that this version has.
+        pub fn all() -> Vec<Operation> {
+            vec![$(Operation {
+                name: $name,
+                writes: stringify!($kind).as_bytes()[0] == b'w',
+                actors: $actors,
+                prepare: { let _prepare: Option<Prepare> = None; $(let _prepare: Option<Prepare> = Some(|app, call| Box::pin($prepare(app, call)));)? _prepare },
+                run: |app, tx, call, prepared| Box::pin($run(app, tx, call, prepared)),
+            }),*]
+        }
+    };
+}
+
+operations! {
+    "account.tenant.register" write ANYBODY parties::register_tenant;
+    "account.tenant.list" read ANYBODY parties::list_tenants;
+    "account.tenant.show" read ANYBODY parties::show_tenant;
+    "integrations.store.add" write ANYBODY parties::add_store, after parties::check_new_store;
+    "integrations.store.check" write ANYBODY parties::store_checked, after parties::check_known_store;
+    "integrations.store.list" read ANYBODY parties::list_stores;
+    "knowledge.plane.register" write ANYBODY planes::register, after planes::check_bindings;
+    "knowledge.plane.list" read ANYBODY planes::list;
+    "knowledge.plane.show" read ANYBODY planes::show;
+    "knowledge.token.issue" write ANYBODY access::issue_token;
+    "knowledge.token.list" read ANYBODY access::list_tokens;
+    "knowledge.token.revoke" write ANYBODY access::revoke_token;
+    "knowledge.access.check" read ANYBODY access::check;
+    "knowledge.usage.open" write ANYBODY access::open_usage;
+    "knowledge.usage.close" write ANYBODY access::close_usage;
+    "knowledge.usage.list" read ANYBODY access::list_usage;
+    "knowledge.offboarding.request" write ANYBODY offboardings::request;
+    "knowledge.offboarding.preview" read ANYBODY preview::preview, after preview::ask_stores;
+    "knowledge.offboarding.list" read ANYBODY offboardings::list;
+    "knowledge.offboarding.show" read ANYBODY status::show;
+    "knowledge.offboarding.cancel" write ANYBODY offboardings::cancel;
+    "knowledge.offboarding.retry" write ANYBODY offboardings::retry;
+    "knowledge.approval.grant" write HUMANS approvals::grant;
+    "knowledge.approval.deny" write HUMANS approvals::deny;
+    "knowledge.approval.withdraw" write HUMANS approvals::withdraw;
+    "knowledge.approval.list" read ANYBODY approvals::list;
+    "knowledge.hold.place" write HUMANS control::place_hold;
+    "knowledge.hold.release" write HUMANS control::release_hold;
+    "knowledge.hold.list" read ANYBODY control::list_holds;
+    "knowledge.control.pause" write ANYBODY control::pause;
+    "knowledge.control.resume" write ANYBODY control::resume;
+    "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
+    "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;
+    "governance.audit.list" read ANYBODY audit::list;
+    "governance.audit.verify" read ANYBODY audit::verify;
+    "governance.audit.export" read ANYBODY audit::export;
+}
+
+/// The operations, by name. Frozen: there is no way to add one.
+pub struct Registry(std::collections::BTreeMap<&'static str, Operation>);
+
+impl Registry {
+    /// Builds the registry; the error names an operation that stands twice.
+    pub fn freeze(operations: Vec<Operation>) -> Result<Self, String> {
+        let mut registered = std::collections::BTreeMap::new();
+        for operation in operations {
+            let name = operation.name;
+            if registered.insert(name, operation).is_some() {
+                return Err(format!("register operations: {name} stands twice"));
+            }
+        }
+        Ok(Self(registered))
+    }
+
+    /// The operation of this name.
+    pub fn get(&self, name: &str) -> Option<&Operation> {
+        self.0.get(name)
+    }
+
+    /// Every name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+}
+
+/// Reads a call's arguments.
+fn arguments<T: DeserializeOwned>(call: &Call) -> Result<T, Stop> {
+    serde_json::from_value(call.arguments.clone())
+        .map_err(|error| Refusal::new(Code::InvalidArgument, format!("read the arguments of {}: {error}", call.operation)).into())
+}
+
+/// A text that must say something.
+fn said(what: &str, text: &str) -> Result<(), Stop> {
+    if text.trim().is_empty() {
+        return Err(Refusal::new(Code::InvalidArgument, format!("{what} is empty")).into());
+    }
+    Ok(())
+}
+
+/// What a store or archive that was asked before a transaction said against it.
+fn unusable(what: &str, error: PortError) -> Stop {
+    let code = if matches!(error, PortError::Transient(_)) { Code::StoreUnusable } else { Code::MappingWrong };
+    Refusal::new(code, format!("{what}: {error}")).with(json!({"retryable": matches!(error, PortError::Transient(_))})).into()
+}

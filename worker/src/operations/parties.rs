@@ -1,0 +1,164 @@
+//! Tenants and stores: registered by an operator before planes can be.
+
+use lethe_ledger::{Chain, Entry, EventType, NewStore, Tx};
+use lethe_stages::{Code, LifecycleState, Refusal};
+use lethe_stores::StoreCheck;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::{App, Call, Outcome, Stop, arguments, lookup, unusable};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Name {
+    name: String,
+}
+
+/// A name is a handle: short, and readable in a path, a table and a URL.
+pub(super) fn is_name(what: &str, name: &str) -> Result<(), Stop> {
+    let readable = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if name.is_empty() || name.len() > 100 || !readable || name.starts_with('.') {
+        let message = format!("`{name}` cannot name a {what}: use 1 to 100 letters, digits, `-`, `_` or `.`");
+        return Err(Refusal::new(Code::InvalidArgument, message).into());
+    }
+    Ok(())
+}
+
+pub(super) async fn register_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let Name { name } = arguments(call)?;
+    is_name("tenant", &name)?;
+    if name.parse::<uuid::Uuid>().is_ok() {
+        return Err(Refusal::new(Code::InvalidArgument, "a tenant's name cannot look like an id").into());
+    }
+    if tx.tenant(&name).await?.is_some() {
+        return Err(Refusal::new(Code::NameTaken, format!("there already is a tenant {name}")).into());
+    }
+    let tenant = tx.insert_tenant(&name).await?;
+    let mut entry = Entry::new(Chain::Tenant(tenant.id), Some(tenant.id), EventType::Registered, &call.actor, &call.operation);
+    entry.evidence = json!({"kind": "tenant", "status": tenant.status});
+    tx.append(entry).await?;
+    Ok(json!(tenant))
+}
+
+pub(super) async fn list_tenants(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let tenants = tx.tenants().await?;
+    let visible: Vec<_> = tenants.iter().filter(|tenant| call.tenant.as_ref().is_none_or(|own| *own == tenant.name)).collect();
+    Ok(json!({"tenants": visible}))
+}
+
+pub(super) async fn show_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let Name { name } = arguments(call)?;
+    let tenant = lookup::tenant(tx, call, &name).await?;
+    let planes = tx.planes(Some(tenant.id), None).await?;
+    let in_state = |state: LifecycleState| planes.iter().filter(|plane| plane.state == state).count();
+    let by_state: serde_json::Map<String, Json> =
+        LifecycleState::ALL.iter().map(|&state| (state.to_string(), json!(in_state(state)))).collect();
+    let holds = tx.holds(Some(&[tenant.id]), false).await?;
+    let mut shown = json!(tenant);
+    shown["planes"] = json!(by_state);
+    shown["holds"] = json!(holds);
+    Ok(shown)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddStore {
+    name: String,
+    url: String,
+    #[serde(default)]
+    tenants: Vec<String>,
+    #[serde(default)]
+    backup_retention: Option<String>,
+}
+
+/// What was found out about a store before the transaction.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Checked {
+    pub(super) url: String,
+    pub(super) kind: String,
+    pub(super) identity: String,
+    pub(super) report: Json,
+}
+
+/// Checks a store that the world offers under `url`.
+pub(super) async fn checked(app: &App, url: &str) -> Result<Checked, Stop> {
+    let report: StoreCheck = app.world.check_store(url).await.map_err(|error| unusable(&format!("check {url}"), error))?;
+    Ok(Checked { url: report.url.clone(), kind: report.kind.into(), identity: report.file_id.clone(), report: json!(report) })
+}
+
+pub(super) async fn check_new_store(app: &App, call: &Call) -> Outcome {
+    let args: AddStore = arguments(call)?;
+    is_name("store", &args.name)?;
+    Ok(json!(checked(app, &args.url).await?))
+}
+
+pub(super) async fn add_store(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
+    let args: AddStore = arguments(call)?;
+    let found: Checked = read_prepared(prepared)?;
+    for key in [&args.name, &found.url, &found.identity] {
+        if let Some(taken) = tx.store(key).await? {
+            let message = format!("`{}` is already registered as store {} ({})", key, taken.name, taken.url);
+            return Err(Refusal::new(Code::NameTaken, message).with(json!({"store": taken.name})).into());
+        }
+    }
+    let mut tenants = Vec::new();
+    for name in &args.tenants {
+        tenants.push(lookup::tenant(tx, call, name).await?);
+    }
+    if let Some(retention) = &args.backup_retention {
+        retention
+            .parse::<crate::config::Span>()
+            .map_err(|error| Refusal::new(Code::InvalidArgument, format!("--backup-retention: {error}")))?;
+    }
+    let new = NewStore {
+        name: args.name.clone(),
+        url: found.url,
+        kind: found.kind,
+        identity: found.identity,
+        backup_retention: args.backup_retention,
+    };
+    let id = tx.insert_store(&new).await?;
+    for tenant in &tenants {
+        tx.open_store_to(id, tenant.id).await?;
+    }
+    let mut entry = Entry::new(Chain::System, None, EventType::Registered, &call.actor, &call.operation);
+    entry.evidence = json!({"kind": "store", "store_id": id, "driver": new.kind, "tenants": tenants.iter().map(|tenant| tenant.id).collect::<Vec<_>>()});
+    tx.append(entry).await?;
+    let mut answer = json!(tx.store(&args.name).await?);
+    answer["check"] = found.report;
+    Ok(answer)
+}
+
+pub(super) async fn check_known_store(app: &App, call: &Call) -> Outcome {
+    let Name { name } = arguments(call)?;
+    let store = app.ledger.read(async |tx: &mut Tx| tx.store(&name).await).await?;
+    let store = store.ok_or_else(|| store_unknown(&name))?;
+    Ok(json!(checked(app, &store.url).await?))
+}
+
+pub(super) async fn store_checked(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
+    let Name { name } = arguments(call)?;
+    let found: Checked = read_prepared(prepared)?;
+    let store = tx.store(&name).await?.ok_or_else(|| store_unknown(&name))?;
+    tx.store_checked(store.id).await?;
+    let mut answer = json!(tx.store(&name).await?);
+    answer["check"] = found.report;
+    Ok(answer)
+}
+
+pub(super) async fn list_stores(_app: &App, tx: &mut Tx, _call: &Call, _prepared: Json) -> Outcome {
+    Ok(json!({"stores": tx.stores().await?}))
+}
+
+pub(super) fn store_unknown(name: &str) -> Refusal {
+    Refusal::new(
+        Code::StoreUnknown,
+        format!("there is no store {name}: `lethe store add {name} sqlite:FILE --tenant T` registers one"),
+    )
+}
+
+/// What the operation's own preparation found, back from JSON.
+pub(super) fn read_prepared<T: serde::de::DeserializeOwned>(prepared: Json) -> Result<T, Stop> {
+    serde_json::from_value(prepared)
+        .map_err(|error| Refusal::new(Code::InvalidArgument, format!("read what was prepared: {error}")).into())
+}

@@ -1,0 +1,236 @@
+//! Planes: registered over stores that an operator opened to their tenant, with a scope that nobody else has or had.
+
+use lethe_ledger::{Binding, Chain, Entry, EventType, NewPlane, NewStore, Tx};
+use lethe_stages::{Code, LifecycleState, Refusal, canonical};
+use lethe_stores::Mapping;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+use super::{
+    App, Call, Outcome, Stop, arguments, lookup,
+    parties::{self, Checked, is_name, read_prepared, store_unknown},
+    unusable,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Register {
+    tenant: String,
+    name: String,
+    stores: Vec<String>,
+    archive: String,
+    #[serde(default)]
+    whole_table: bool,
+}
+
+/// One `--store`, resolved and checked.
+#[derive(Serialize, Deserialize)]
+struct Resolved {
+    store: Checked,
+    named: Option<String>,
+    resource: String,
+    plane_column: Option<String>,
+    plane_value: Option<String>,
+    mapping: Mapping,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Prepared {
+    bindings: Vec<Resolved>,
+    archive_url: String,
+    archive_id: Uuid,
+}
+
+pub(super) async fn check_bindings(app: &App, call: &Call) -> Outcome {
+    let args: Register = arguments(call)?;
+    is_name("plane", &args.name)?;
+    if args.stores.is_empty() {
+        return Err(
+            Refusal::new(Code::InvalidArgument, "a plane is bound to at least one store: --store 'NAME?table=…&key=…'").into()
+        );
+    }
+    let mut bindings = Vec::new();
+    for spec in &args.stores {
+        bindings.push(resolve(app, spec, args.whole_table).await?);
+    }
+    let mut random = [0; 16];
+    app.ledger.entropy().fill(&mut random);
+    let new_id = uuid::Builder::from_random_bytes(random).into_uuid();
+    let prepared = app.world.prepare_archive(&args.archive, new_id).await;
+    let (archive_url, archive_id) = prepared.map_err(|error| unusable(&format!("check the archive {}", args.archive), error))?;
+    Ok(json!(Prepared { bindings, archive_url, archive_id }))
+}
+
+async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, Stop> {
+    let wrong = |code, message: String| Stop::from(Refusal::new(code, format!("--store '{spec}': {message}")));
+    let (store, query) = spec
+        .split_once('?')
+        .ok_or_else(|| wrong(Code::MappingWrong, "write NAME?table=…&plane_column=…&plane=…&key=…".into()))?;
+    let mut mapping = Mapping::parse(query).map_err(|message| wrong(Code::MappingWrong, message))?;
+    if mapping.plane_column.is_none() && !whole_table {
+        let message = format!(
+            "it names no plane_column, so the plane would own all of table {}; confirm with --whole-table",
+            mapping.table
+        );
+        return Err(wrong(Code::ConsentMissing, message));
+    }
+    let (named, url) = if store.contains(':') {
+        (None, store.to_owned())
+    } else {
+        let known = app.ledger.read(async |tx: &mut Tx| tx.store(store).await).await?;
+        (Some(store.to_owned()), known.ok_or_else(|| store_unknown(store))?.url)
+    };
+    let checked = parties::checked(app, &url).await?;
+    let described =
+        app.world.describe(&checked.url, &mapping).await.map_err(|error| unusable(&format!("--store '{spec}'"), error))?;
+    mapping.table = described.resource.clone();
+    mapping.plane_column = described.plane_column.clone();
+    mapping.plane = described.plane_value.clone();
+    let Checked { url, kind, identity, .. } = checked;
+    Ok(Resolved {
+        store: Checked { url, kind, identity, report: Json::Null },
+        named,
+        resource: described.resource,
+        plane_column: described.plane_column,
+        plane_value: described.plane_value,
+        mapping,
+    })
+}
+
+pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
+    let args: Register = arguments(call)?;
+    let Prepared { bindings: resolved, archive_url, archive_id } = read_prepared(prepared)?;
+    let tenant = lookup::tenant(tx, call, &args.tenant).await?;
+    let on_tenant = |refusal| super::Refused { refusal, chain: Chain::Tenant(tenant.id), tenant_id: Some(tenant.id) };
+    if tenant.status != lethe_ledger::TenantStatus::Active {
+        let message = format!("tenant {} is {}: only an active one gets planes", tenant.name, tenant.status);
+        return Err(on_tenant(Refusal::new(Code::TenantNotActive, message)).into());
+    }
+    let same_name = tx.plane_by_name(tenant.id, &args.name).await?.filter(|plane| plane.name.is_some());
+    if let Some(taken) = same_name {
+        let message = format!("tenant {} already has a plane {}", tenant.name, args.name);
+        return Err(on_tenant(Refusal::new(Code::NameTaken, message).with(json!({"plane_id": taken.id}))).into());
+    }
+    let mut bindings: Vec<Binding> = Vec::new();
+    for one in resolved {
+        let binding = bind(tx, &tenant, one).await?;
+        let taken = match bindings.iter().any(|other| overlap(other, &binding)) {
+            true => Some(None),
+            false => tx.overlapping_binding(&binding).await?.map(Some),
+        };
+        if let Some(owner) = taken {
+            let owner = owner.map_or("another --store of this plane".to_owned(), |id| format!("plane {id}"));
+            let message = format!(
+                "{} in store {} belongs, in whole or in part, to {owner}; a scope belongs to one plane for ever",
+                binding.resource, binding.store
+            );
+            return Err(on_tenant(Refusal::new(Code::BindingTaken, message)).into());
+        }
+        bindings.push(binding);
+    }
+    let new = NewPlane { tenant_id: tenant.id, name: args.name, archive_url, archive_id };
+    let plane = tx.insert_plane(&new, &bindings).await?;
+    let mut entry = Entry::new(Chain::Plane(plane.id), Some(tenant.id), EventType::Registered, &call.actor, &call.operation);
+    entry.to_state = Some(plane.state);
+    entry.evidence = json!({"kind": "plane", "bindings": bindings.iter().map(|binding| json!({
+        "store": binding.store, "resource": binding.resource, "scope_digest": binding.scope_digest()})).collect::<Vec<_>>()});
+    tx.append(entry).await?;
+    shown(tx, &tenant.name, &plane).await
+}
+
+/// The binding of one `--store`: the store must be open to the tenant. A store named by its URL is registered for this tenant.
+async fn bind(tx: &mut Tx, tenant: &lethe_ledger::Tenant, one: Resolved) -> Result<Binding, Stop> {
+    let key = one.named.clone().unwrap_or_else(|| one.store.identity.clone());
+    let store = match tx.store(&key).await? {
+        Some(store) => store,
+        None if one.named.is_none() => {
+            let digest = canonical::sha256(one.store.url.as_bytes());
+            let name = format!("{}-{}", one.store.kind, &digest["sha256:".len()..][..12]);
+            let Checked { url, kind, identity, .. } = one.store;
+            let new = NewStore { name: name.clone(), url, kind, identity, backup_retention: None };
+            let id = tx.insert_store(&new).await?;
+            tx.open_store_to(id, tenant.id).await?;
+            tx.store(&name).await?.ok_or_else(|| store_unknown(&name))?
+        }
+        None => return Err(store_unknown(&key).into()),
+    };
+    if !store.tenants.contains(&tenant.name) {
+        let message = format!(
+            "store {} was not opened to tenant {}: an operator does that with `lethe store add --tenant`",
+            store.name, tenant.name
+        );
+        return Err(Refusal::new(Code::StoreNotInScope, message).into());
+    }
+    Ok(Binding {
+        store_id: store.id,
+        store: store.name,
+        store_url: store.url,
+        resource: one.resource,
+        plane_column: one.plane_column.unwrap_or_default(),
+        value_digest: canonical::sha256(one.plane_value.unwrap_or_default().as_bytes()),
+        mapping: Some(json!(one.mapping)),
+    })
+}
+
+fn overlap(one: &Binding, other: &Binding) -> bool {
+    one.store_id == other.store_id
+        && one.resource == other.resource
+        && (one.plane_column != other.plane_column || one.plane_column.is_empty() || one.value_digest == other.value_digest)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    state: Option<LifecycleState>,
+}
+
+pub(super) async fn list(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let args: List = arguments(call)?;
+    let tenant = match args.tenant.as_ref().or(call.tenant.as_ref()) {
+        Some(name) => Some(lookup::tenant(tx, call, name).await?.id),
+        None => None,
+    };
+    let names: std::collections::HashMap<Uuid, String> =
+        tx.tenants().await?.into_iter().map(|tenant| (tenant.id, tenant.name)).collect();
+    let planes = tx.planes(tenant, args.state).await?;
+    let planes: Vec<Json> = planes
+        .iter()
+        .map(|plane| {
+            let mut shown = json!(plane);
+            shown["tenant"] = json!(names.get(&plane.tenant_id));
+            shown
+        })
+        .collect();
+    Ok(json!({"planes": planes}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlaneRef {
+    pub(super) plane: String,
+}
+
+pub(super) async fn show(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let PlaneRef { plane } = arguments(call)?;
+    let found = lookup::plane(tx, call, &plane).await?;
+    shown(tx, &found.tenant.name, &found.plane).await
+}
+
+async fn shown(tx: &mut Tx, tenant: &str, plane: &lethe_ledger::Plane) -> Outcome {
+    let bindings = tx.bindings(plane.id).await?;
+    let mut shown = json!(plane);
+    shown["tenant"] = json!(tenant);
+    shown["stores"] = json!(
+        bindings
+            .iter()
+            .map(|binding| json!({
+        "store": binding.store, "url": binding.store_url, "resource": binding.resource,
+        "mapping": binding.mapping, "scope_digest": binding.scope_digest()}))
+            .collect::<Vec<_>>()
+    );
+    Ok(shown)
+}

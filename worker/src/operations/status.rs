@@ -1,0 +1,127 @@
+//! The status of a plane: where its offboarding stands, what it waits for, and what somebody can do about it.
+
+use lethe_ledger::{Case, Offboarding, Run, RunStatus, Tx};
+use lethe_stages::{Code, LifecycleState, Refusal, Step};
+use serde_json::{Value as Json, json};
+
+use super::{
+    App, Call, Outcome, Stop, arguments,
+    lookup::{self, Found},
+    planes::PlaneRef,
+};
+use crate::gate::{GateRequest, Judgement};
+
+pub(super) async fn show(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let PlaneRef { plane } = arguments(call)?;
+    let found = lookup::plane(tx, call, &plane).await?;
+    of(app, tx, &found).await
+}
+
+/// The status document of a plane.
+pub(super) async fn of(app: &App, tx: &mut Tx, found: &Found) -> Outcome {
+    let plane = tx.plane(found.plane.id).await?.unwrap_or_else(|| found.plane.clone());
+    let mut shown = json!({
+        "plane_id": plane.id, "tenant": found.tenant.name, "name": plane.name, "state": plane.state,
+        "holds": tx.holds(Some(&[plane.id, found.tenant.id]), false).await?, "offboarding": null,
+    });
+    let Some(offboarding) = tx.offboardings_of(plane.id).await?.into_iter().next() else { return Ok(shown) };
+    let runs = tx.runs_of(offboarding.id).await?;
+    let last = runs.last();
+    let case = tx.open_case(plane.id).await?;
+    let blocked_by = match &case {
+        Some(case) => blocked_by(app, tx, case).await?,
+        None => Vec::new(),
+    };
+    shown["offboarding"] = json!({
+        "id": offboarding.id, "ground": offboarding.terms.ground, "status": offboarding.status, "reason": offboarding.terms.reason,
+        "requested_by": offboarding.terms.requested_by,
+        "stage": last.map(|run| run.step.stage()), "step": last.map(|run| run.step), "run_status": last.map(|run| run.status),
+        "due_at": last.and_then(|run| run.due_at), "attempt": last.map_or(0, |run| run.attempt),
+        "interruptions": last.map_or(0, |run| run.interruptions), "last_error": last.and_then(|run| run.last_error.clone()),
+        "grace_access": offboarding.terms.grace_access, "evict": offboarding.terms.evict,
+        "deadlines": {
+            "requested_at": offboarding.requested_at, "received_at": offboarding.terms.received_at, "grace_until": offboarding.grace_until,
+            "archive_after": offboarding.archive_after, "retention_until": offboarding.retention_until,
+            "legal_due_at": offboarding.terms.legal_due_at, "closed_at": offboarding.closed_at,
+        },
+        "plan_digest": offboarding.plan_digest, "plan": offboarding.plan,
+        "stores": stores(app, tx, &offboarding, &runs).await?,
+        "blocked_by": blocked_by,
+        "next": next(&plane.id.to_string(), plane.state, last),
+    });
+    Ok(shown)
+}
+
+/// Everything that stands in the way now, not only what the gate meets first.
+async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, Stop> {
+    let mut blocked = Vec::new();
+    let mut add = |refusal: &Refusal| {
+        if !blocked.iter().any(|known: &Json| known["code"] == json!(refusal.code)) {
+            blocked.push(json!({"code": refusal.code, "message": refusal.message, "until": refusal.details.get("until")}));
+        }
+    };
+    if case.run.status == RunStatus::Running {
+        return Ok(blocked);
+    }
+    if let Some(refusal) = &case.run.blocked {
+        add(refusal);
+    }
+    let pauses = tx.pauses().await?;
+    // Time, holds, approval: asked one by one by leaving out what was found, so that all of them show.
+    let mut case = case.clone();
+    for _ in 0..4 {
+        let request = GateRequest { case: &case, epoch: case.plane.epoch + 1, pauses: &pauses, recent_purges: 0 };
+        let refusal = match app.manager.gate.judge(&app.manager.stages, &request) {
+            Judgement::Start(_) => break,
+            Judgement::Wait { refusal, .. } | Judgement::Refuse(refusal) => refusal,
+        };
+        add(&refusal);
+        match refusal.code {
+            Code::HoldActive => case.facts.holds.clear(),
+            Code::GracePeriodActive => case.facts.grace_until = Some(case.facts.at),
+            Code::RetentionActive => case.facts.retention_until = Some(case.facts.at),
+            _ => break,
+        }
+    }
+    Ok(blocked)
+}
+
+/// Per store: what was exported and what is left, from evidence, or from the handler's own report while it runs.
+async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run]) -> Result<Vec<Json>, Stop> {
+    let evidence = |step: Step| runs.iter().rev().filter(|run| run.step == step).find_map(|run| run.evidence.as_ref());
+    let live = runs.last().filter(|run| run.status == RunStatus::Running);
+    let progress = live.and_then(|run| app.manager.progress().of(run.id).or_else(|| run.progress.clone()));
+    let bindings = tx.bindings(offboarding.terms.plane_id).await?;
+    let mut shown = Vec::new();
+    for (index, binding) in bindings.iter().enumerate() {
+        let exported = evidence(Step::Export).map(|evidence| evidence["stores"][index]["rows"].clone());
+        let gone =
+            evidence(Step::Purge).or(evidence(Step::Evict)).filter(|evidence| evidence["stores"][index]["proof"].is_object());
+        let records = evidence(Step::Deregister).map(|evidence| evidence["stores"][index]["records"].clone());
+        let remaining = match gone {
+            Some(evidence) => evidence["stores"][index]["proof"]["empty"]["remaining"].clone(),
+            None => exported.clone().or(records).unwrap_or(Json::Null),
+        };
+        shown.push(json!({
+            "name": binding.store, "resource": binding.resource, "rows_exported": exported.unwrap_or(json!(0)), "rows_remaining": remaining,
+            "progress": progress.as_ref().map(|progress| progress["stores"][index.to_string()].clone()),
+        }));
+    }
+    Ok(shown)
+}
+
+/// The next command to type.
+fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Option<String> {
+    let run = run?;
+    match (run.status, state) {
+        (RunStatus::Halted, LifecycleState::PendingDeactivate) => {
+            Some(format!("lethe offboarding retry {plane} --reason …   (or: lethe offboarding cancel {plane} --reason …)"))
+        }
+        (RunStatus::Halted, _) => Some(format!("lethe offboarding retry {plane} --reason …")),
+        (RunStatus::Parked, _) if run.waits_for.as_deref() == Some("APPROVAL_REQUIRED") => {
+            Some(format!("lethe approval grant {plane} --reason … --actor user:SOMEBODY_ELSE"))
+        }
+        (RunStatus::Queued, _) => Some("lethe serve   (or, once: lethe work --until-idle)".into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,108 @@
+//! What this process has claimed and not yet recorded.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use crate::manager::Claimed;
+
+struct Entry {
+    claimed: Claimed,
+    /// Set once its handler has started.
+    cancel: Option<oneshot::Sender<()>>,
+}
+
+/// The runs in flight, at most one per slot.
+pub(super) struct InFlight {
+    slots: usize,
+    runs: Mutex<HashMap<Uuid, Entry>>,
+    changed: Notify,
+}
+
+impl InFlight {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots, runs: Mutex::new(HashMap::new()), changed: Notify::new() }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.slots.saturating_sub(self.runs().len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs().is_empty()
+    }
+
+    pub(super) fn insert(&self, claimed: Claimed) {
+        self.runs().insert(claimed.case.run.id, Entry { claimed, cancel: None });
+    }
+
+    /// Marks a run's handler as started; the future ends when it must stop. `None` if the run is not ours any more.
+    pub(super) fn start(&self, run: Uuid) -> Option<impl Future<Output = ()> + use<>> {
+        let (cancel, cancelled) = oneshot::channel();
+        self.runs().get_mut(&run)?.cancel = Some(cancel);
+        Some(async move {
+            // A dropped sender is an ordinary end, not a cancellation.
+            if cancelled.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    pub(super) fn end(&self, run: Uuid) {
+        self.runs().remove(&run);
+        self.changed();
+    }
+
+    /// Stops a run's handler, if it has one, and forgets the run.
+    pub(super) fn cancel(&self, run: Uuid) {
+        if let Some(cancel) = self.runs().remove(&run).and_then(|entry| entry.cancel) {
+            let _ = cancel.send(());
+        }
+        self.changed();
+    }
+
+    /// Every run with the epoch of its claim.
+    pub(super) fn held(&self) -> Vec<(Uuid, i64)> {
+        self.runs().iter().map(|(run, entry)| (*run, entry.claimed.epoch)).collect()
+    }
+
+    /// Takes out the runs whose handler has not started; it will not start any more.
+    pub(super) fn take_unstarted(&self) -> Vec<Claimed> {
+        self.runs().extract_if(|_, entry| entry.cancel.is_none()).map(|(_, entry)| entry.claimed).collect()
+    }
+
+    /// Stops every handler and takes all runs out.
+    pub(super) fn cancel_all(&self) -> Vec<Claimed> {
+        let entries: Vec<_> = self.runs().drain().map(|(_, entry)| entry).collect();
+        entries
+            .into_iter()
+            .map(|entry| {
+                if let Some(cancel) = entry.cancel {
+                    let _ = cancel.send(());
+                }
+                entry.claimed
+            })
+            .collect()
+    }
+
+    /// Something may have become due or free.
+    pub(super) fn changed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Ends at the next [`Self::changed`] after this call, even if it is awaited later.
+    pub(super) fn next_change(&self) -> impl Future<Output = ()> + '_ {
+        let mut notified = Box::pin(self.changed.notified());
+        notified.as_mut().enable();
+        notified
+    }
+}

@@ -1,0 +1,258 @@
+//! The runner: claims what is due, has apalis execute it, renews leases, records in batches, rings the sweeps.
+//!
+//! The rule: never more claimed than there are free slots; every lease that is claimed and not yet recorded is renewed; what has not
+//! started when we stop is given back. If the process dies, its lock file is free and the next sweep takes its runs back.
+
+mod backend;
+mod in_flight;
+mod recorder;
+
+use std::{sync::Arc, time::Duration};
+
+use apalis::prelude::{Data, Monitor, MonitorContext, WorkerBuilder};
+use apalis_core::worker::ext::parallelize::ParallelizeExt;
+use apalis_cron::{CronScheduler, Schedule, Tick};
+use chrono::TimeDelta;
+use lethe_ledger::{Clock, Fault, Tx};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use self::{backend::LedgerBackend, in_flight::InFlight, recorder::Recorder};
+use crate::{
+    clock::SystemClock,
+    manager::{Claimed, WorkerLock},
+    operations::App,
+};
+
+/// What a runner is to do.
+pub struct RunOptions {
+    /// Only this plane's runs.
+    pub plane: Option<Uuid>,
+    /// End when nothing is due and nothing runs; otherwise only `stop` ends it.
+    pub until_idle: bool,
+    /// Turns true when the runner is to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What a runner needs while it runs.
+struct Shared {
+    app: Arc<App>,
+    worker: String,
+    in_flight: InFlight,
+    recorder: Recorder,
+}
+
+/// A runner that could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The ledger failed and waiting does not help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The worker's lock file.
+    #[error("lock the worker's file beside the ledger")]
+    Lock(#[source] std::io::Error),
+    /// The execution shell.
+    #[error("run the apalis monitor: {0}")]
+    Shell(String),
+}
+
+/// Runs until idle or stopped.
+pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError> {
+    let lock = WorkerLock::acquire(&app.ledger).map_err(RunError::Lock)?;
+    let slots = app.config.queue.concurrency;
+    // Recovery is the normal path: whatever a dead predecessor held is due again before the first claim.
+    patiently(&mut options.stop, async || app.manager.sweep().await.map(|_| ())).await?;
+
+    let (to_apalis, from_claimer) = mpsc::channel(slots);
+    let recorder = Recorder::start(app.clone(), lock.id().to_owned());
+    let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight: InFlight::new(slots), recorder });
+    let monitor = monitor(&shared, from_claimer);
+    let shell = monitor.context();
+    let shell_task = tokio::spawn(monitor.run());
+    let renewer = tokio::spawn(renew(shared.clone()));
+
+    tracing::info!(worker = shared.worker, slots, "started");
+    let claimed = claim(&shared, &mut options, to_apalis).await;
+    stop(&shared, &shell).await;
+    renewer.abort();
+    let ended = shell_task.await.map_err(|error| RunError::Shell(error.to_string()))?;
+    tracing::info!(worker = shared.worker, "stopped");
+    claimed?;
+    ended.map_err(|error| RunError::Shell(error.to_string()))
+}
+
+fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>) -> Monitor {
+    let backend = LedgerBackend::new(from_claimer);
+    let (stages, sweeps) = (shared.clone(), shared.clone());
+    let every = shared.app.config.sweep.every.0;
+    Monitor::new()
+        .register(move |restarts| {
+            WorkerBuilder::new(format!("{}-stages-{restarts}", stages.worker))
+                .backend(backend.clone())
+                .data(stages.clone())
+                .parallelize(tokio::spawn)
+                .build(execute)
+        })
+        .register(move |restarts| {
+            WorkerBuilder::new(format!("{}-sweep-{restarts}", sweeps.worker))
+                .backend(CronScheduler::new(Every(every)))
+                .data(sweeps.clone())
+                .build(sweep)
+        })
+}
+
+/// Rings at a fixed distance. Only when a sweep rings comes from the machine's clock; what it decides comes from the ledger's.
+#[derive(Debug, Clone)]
+struct Every(TimeDelta);
+
+impl Schedule<apalis_cron::timezone::Utc> for Every {
+    fn next_tick(&mut self, _: &apalis_cron::timezone::Utc) -> Option<Tick> {
+        Some(Tick::new((SystemClock.now() + self.0).timestamp().max(0) as u64))
+    }
+}
+
+async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
+    match shared.app.manager.sweep().await {
+        Ok(report) if report != Default::default() => tracing::info!(?report, "swept"),
+        Ok(_) => {}
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "sweep"),
+    }
+    shared.in_flight.changed();
+}
+
+/// One claimed run, on a task of its own: perform, record, free the slot.
+async fn execute(claimed: Claimed, shared: Data<Arc<Shared>>) {
+    let shared: Arc<Shared> = (*shared).clone();
+    let run = claimed.case.run.id;
+    // Given back, taken back or held since it was claimed: it does not start.
+    let Some(cancelled) = shared.in_flight.start(run) else { return };
+    let step = claimed.case.run.step;
+    tokio::select! {
+        finished = shared.app.manager.perform(&claimed) => {
+            if let Err(error) = &finished.result {
+                tracing::warn!(%run, %step, plane = %claimed.case.plane.id, code = error.code(), %error, "a stage failed");
+            }
+            shared.recorder.record(finished).await;
+            tracing::debug!(%run, %step, "recorded");
+        }
+        () = cancelled => tracing::warn!(%run, %step, "the run is no longer ours: its handler is stopped"),
+    }
+    shared.in_flight.end(run);
+}
+
+/// Claims as many runs as there are free slots, until idle or stopped.
+async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sender<Claimed>) -> Result<(), RunError> {
+    let poll = shared.app.config.queue.poll.0.to_std().unwrap_or(Duration::from_secs(1));
+    while !*options.stop.borrow() {
+        let change = shared.in_flight.next_change();
+        let free = shared.in_flight.free();
+        if free > 0 {
+            match shared.app.manager.claim(free, &shared.worker, options.plane).await {
+                Ok((claimed, seen)) => {
+                    for one in claimed {
+                        shared.in_flight.insert(one.clone());
+                        // The channel holds as many as there are slots, so this does not wait.
+                        let _ = to_apalis.send(one).await;
+                    }
+                    if seen > 0 {
+                        continue;
+                    }
+                    if options.until_idle && shared.in_flight.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Err(fault) if fault.is_passing() => {
+                    tracing::warn!(error = &fault as &dyn std::error::Error, "claim: waiting for the ledger")
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        let pause = sleep_until_due(shared, poll).await;
+        tokio::select! {
+            () = change => {}
+            () = tokio::time::sleep(pause) => {}
+            _ = options.stop.changed() => {}
+        }
+    }
+    Ok(())
+}
+
+/// How long to wait before looking again: to the next due time, at most `poll`.
+async fn sleep_until_due(shared: &Shared, poll: Duration) -> Duration {
+    let due = shared.app.ledger.read(async |tx: &mut Tx| tx.next_due().await).await;
+    match due {
+        Ok(Some(due)) => {
+            let wait = (due - shared.app.ledger.now()).to_std().unwrap_or(Duration::ZERO);
+            wait.clamp(Duration::from_millis(1), poll)
+        }
+        _ => poll,
+    }
+}
+
+/// Renews every lease that is claimed and not yet recorded; stops the handlers whose lease is lost.
+async fn renew(shared: Arc<Shared>) {
+    let lease = shared.app.config.queue.lease.0;
+    // At a third of the lease, and at least every two seconds: a hold is noticed by this too.
+    let every = (lease / 3).min(TimeDelta::seconds(2)).to_std().unwrap_or(Duration::from_secs(1));
+    loop {
+        tokio::time::sleep(every).await;
+        let held = shared.in_flight.held();
+        if held.is_empty() {
+            continue;
+        }
+        let progress = |run| shared.app.manager.progress().of(run);
+        let runs: Vec<_> = held.iter().map(|(run, epoch)| (*run, *epoch, progress(*run))).collect();
+        let renewed = shared.app.ledger.transact(async |tx: &mut Tx| {
+            let lease = lethe_ledger::Lease { owner: shared.worker.clone(), until: tx.at() + lease };
+            tx.renew(&runs, &lease).await
+        });
+        match renewed.await {
+            Ok(mine) => {
+                let mine = mine.into_inner();
+                // A run that was recorded meanwhile is not among `mine` either; cancelling it then finds nothing.
+                held.iter().filter(|(run, _)| !mine.contains(run)).for_each(|(run, _)| shared.in_flight.cancel(*run));
+            }
+            Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "renew leases"),
+        }
+    }
+}
+
+/// Gives back what has not started, lets what runs finish for a while, then gives back the rest.
+async fn stop(shared: &Shared, shell: &MonitorContext) {
+    let unstarted = shared.in_flight.take_unstarted();
+    give_back(shared, unstarted).await;
+    let limit = shared.app.config.queue.shutdown.0.to_std().unwrap_or(Duration::from_secs(20));
+    let finished = tokio::time::timeout(limit, async {
+        loop {
+            let change = shared.in_flight.next_change();
+            if shared.in_flight.is_empty() {
+                return;
+            }
+            change.await;
+        }
+    });
+    if finished.await.is_err() {
+        let running = shared.in_flight.cancel_all();
+        give_back(shared, running).await;
+    }
+    let _ = shell.shutdown();
+}
+
+async fn give_back(shared: &Shared, claimed: Vec<Claimed>) {
+    if let Err(fault) = shared.app.manager.give_back(&claimed, &shared.worker).await {
+        tracing::warn!(error = &fault as &dyn std::error::Error, "give runs back: their leases will run out instead");
+    }
+}
+
+/// Does `work`, waiting through passing faults.
+async fn patiently(stop: &mut watch::Receiver<bool>, work: impl AsyncFn() -> Result<(), Fault>) -> Result<(), Fault> {
+    loop {
+        match work().await {
+            Err(fault) if fault.is_passing() && !*stop.borrow() => {
+                tracing::warn!(error = &fault as &dyn std::error::Error, "waiting for the ledger");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            done => return done,
+        }
+    }
+}
