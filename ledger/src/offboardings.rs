@@ -222,7 +222,7 @@ impl Tx {
 
     /// The plane's offboardings, the newest first.
     pub async fn offboardings_of(&mut self, plane: Uuid) -> Result<Vec<Offboarding>, Fault> {
-        let rows = sqlx::query("SELECT * FROM offboardings WHERE plane_id = ? ORDER BY requested_at DESC, id DESC")
+        let rows = sqlx::query("SELECT * FROM offboardings WHERE plane_id = ? ORDER BY rowid DESC")
             .bind(plane.to_string())
             .fetch_all(self.connection())
             .await

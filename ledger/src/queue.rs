@@ -305,12 +305,7 @@ impl Tx {
 
     /// The runs of an offboarding, the oldest first.
     pub async fn runs_of(&mut self, offboarding: Uuid) -> Result<Vec<Run>, Fault> {
-        self.select_runs(
-            "SELECT * FROM stage_runs WHERE offboarding_id = ? ORDER BY enqueued_at, id",
-            offboarding.to_string(),
-            false,
-        )
-        .await
+        self.select_runs("SELECT * FROM stage_runs WHERE offboarding_id = ? ORDER BY rowid", offboarding.to_string(), false).await
     }
 
     /// The plane's run that is not finished, halted ones included.

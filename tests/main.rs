@@ -1,0 +1,9 @@
+//! What Lethe promises, one file per promise.
+//!
+//! Everything here uses real parts: SQLite ledgers and stores, Parquet archives, the real binary. Time is a clock that is moved.
+
+#![allow(clippy::disallowed_methods, reason = "tests write to the world beside the ledger")]
+
+mod support;
+
+mod path;

@@ -1,0 +1,177 @@
+//! The real world with faults between a handler and it: the k-th port call fails, before or after it was done.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use lethe_ledger::{Binding, Plane};
+use lethe_stages::{
+    Permit,
+    lifecycle::FenceMode,
+    manifest::Part,
+    ports::{
+        Archive, Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PartContents, PartDraft, PortError,
+    },
+    record::{Column, Key, Record, RecordDigest, Salt},
+};
+use lethe_stores::{Mapping, StoreCheck};
+use lethe_worker::world::World;
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+/// How a port call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    /// It fails and was not done.
+    NotDone,
+    /// It fails and was done all the same.
+    Done,
+    /// The driver panics.
+    Panics,
+}
+
+/// Which calls fail, and what was called.
+#[derive(Default)]
+pub struct Plan {
+    calls: AtomicU64,
+    fail: Mutex<Option<(u64, Failing, PortError)>>,
+    log: Mutex<Vec<&'static str>>,
+}
+
+impl Plan {
+    async fn through<T>(&self, verb: &'static str, call: impl Future<Output = Result<T, PortError>>) -> Result<T, PortError> {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst);
+        self.log.lock().unwrap().push(verb);
+        let fault = self.fail.lock().unwrap().clone().filter(|(at, ..)| *at == number);
+        match fault {
+            None => call.await,
+            Some((_, Failing::NotDone, error)) => Err(error),
+            Some((_, Failing::Done, error)) => {
+                call.await?;
+                Err(error)
+            }
+            Some((_, Failing::Panics, _)) => panic!("the driver panics in {verb}"),
+        }
+    }
+}
+
+/// A world over another one, with a plan of faults.
+pub struct FaultyWorld {
+    inner: Box<dyn World>,
+    pub plan: Arc<Plan>,
+}
+
+impl FaultyWorld {
+    pub fn over(inner: impl World + 'static) -> Self {
+        Self { inner: Box::new(inner), plan: Arc::default() }
+    }
+
+    /// Lets port call `number` (from now, from 0) fail once in this way, as a transient fault.
+    pub fn fail(&self, number: u64, failing: Failing) {
+        self.fail_with(number, failing, PortError::Transient("injected".into()));
+    }
+
+    /// Lets port call `number` (from now, from 0) fail once with an error of the test's choice.
+    pub fn fail_with(&self, number: u64, failing: Failing, error: PortError) {
+        let at = self.plan.calls.load(Ordering::SeqCst) + number;
+        *self.plan.fail.lock().unwrap() = Some((at, failing, error));
+    }
+
+    /// Every port call so far, by verb.
+    pub fn calls(&self) -> Vec<&'static str> {
+        self.plan.log.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl World for FaultyWorld {
+    async fn check_store(&self, url: &str) -> Result<StoreCheck, PortError> {
+        self.inner.check_store(url).await
+    }
+    async fn describe(&self, url: &str, mapping: &Mapping) -> Result<Description, PortError> {
+        self.inner.describe(url, mapping).await
+    }
+    async fn prepare_archive(&self, url: &str, new_id: Uuid) -> Result<(String, Uuid), PortError> {
+        self.inner.prepare_archive(url, new_id).await
+    }
+    fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {
+        Ok(Arc::new(FaultyStore { inner: self.inner.store(plane, binding)?, plan: self.plan.clone() }))
+    }
+    fn archive(&self, plane: &Plane) -> Result<Arc<dyn Archive>, PortError> {
+        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane)?, plan: self.plan.clone() }))
+    }
+}
+
+struct FaultyStore {
+    inner: Arc<dyn KnowledgeStore>,
+    plan: Arc<Plan>,
+}
+
+#[async_trait]
+impl KnowledgeStore for FaultyStore {
+    async fn describe(&self) -> Result<Description, PortError> {
+        self.plan.through("store.describe", self.inner.describe()).await
+    }
+    async fn columns(&self) -> Result<Vec<Column>, PortError> {
+        self.plan.through("store.columns", self.inner.columns()).await
+    }
+    async fn count(&self) -> Result<u64, PortError> {
+        self.plan.through("store.count", self.inner.count()).await
+    }
+    async fn page(&self, after: Option<&Key>, limit: PageLimit) -> Result<Vec<Record>, PortError> {
+        self.plan.through("store.page", self.inner.page(after, limit)).await
+    }
+    async fn fence(&self, mode: FenceMode, epoch: i64) -> Result<FenceReport, PortError> {
+        self.plan.through("store.fence", self.inner.fence(mode, epoch)).await
+    }
+    async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
+        self.plan.through("store.unfence", self.inner.unfence(epoch)).await
+    }
+    async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
+        self.plan.through("store.erase", self.inner.erase(permit, rows, salt)).await
+    }
+    async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
+        self.plan.through("store.scrub", self.inner.scrub(permit)).await
+    }
+    async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
+        self.plan.through("store.prove_empty", self.inner.prove_empty(samples)).await
+    }
+}
+
+struct FaultyArchive {
+    inner: Arc<dyn Archive>,
+    plan: Arc<Plan>,
+}
+
+#[async_trait]
+impl Archive for FaultyArchive {
+    fn prefix(&self) -> String {
+        self.inner.prefix()
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.plan.through("archive.probe", self.inner.probe()).await
+    }
+    async fn write_part(&self, draft: PartDraft<'_>) -> Result<Part, PortError> {
+        self.plan.through("archive.write_part", self.inner.write_part(draft)).await
+    }
+    async fn read_part(&self, key: &str, columns: &[Column]) -> Result<Option<PartContents>, PortError> {
+        self.plan.through("archive.read_part", self.inner.read_part(key, columns)).await
+    }
+    async fn put(&self, key: &str, bytes: &[u8]) -> Result<(), PortError> {
+        self.plan.through("archive.put", self.inner.put(key, bytes)).await
+    }
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, PortError> {
+        self.plan.through("archive.get", self.inner.get(key)).await
+    }
+    async fn list(&self) -> Result<Vec<String>, PortError> {
+        self.plan.through("archive.list", self.inner.list()).await
+    }
+    async fn delete(&self, permit: &Permit, key: &str) -> Result<(), PortError> {
+        self.plan.through("archive.delete", self.inner.delete(permit, key)).await
+    }
+    async fn close(&self, permit: &Permit) -> Result<(), PortError> {
+        self.plan.through("archive.close", self.inner.close(permit)).await
+    }
+}

@@ -1,0 +1,215 @@
+//! A world of its own for each test: a fresh ledger, a clock that stands still, real stores and archives, and faults on demand.
+
+#![allow(dead_code, reason = "each promise uses a part of it")]
+
+pub mod faults;
+pub mod invariants;
+pub mod knowledge;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lethe_ledger::{Fault, Ledger, OpenOptions, Tx};
+use lethe_stages::{Refusal, StageRegistry};
+use lethe_worker::{
+    clock::{ManualClock, SeededEntropy},
+    config::Config,
+    consequences::Consequences,
+    operations::{self, Answer, App, Call},
+    world::RealWorld,
+};
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use self::faults::FaultyWorld;
+
+/// The worker under whose name [`World::drain`] works.
+pub const WORKER: &str = "worker-test";
+
+/// A ledger, a clock, and what planes are made of.
+pub struct World {
+    pub dir: TempDir,
+    pub clock: ManualClock,
+    pub app: Arc<App>,
+    pub faults: Arc<FaultyWorld>,
+}
+
+/// The instant at which every world begins.
+pub fn beginning() -> DateTime<Utc> {
+    "2026-03-01T09:00:00Z".parse().expect("an instant")
+}
+
+impl World {
+    /// A world with the default configuration.
+    pub async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// A world whose configuration overrides the defaults.
+    pub async fn with(overrides: &str) -> Self {
+        Self::assembled(overrides, StageRegistry::standard()).await
+    }
+
+    /// A world with stage handlers of the test's own.
+    pub async fn assembled(overrides: &str, stages: StageRegistry) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = ManualClock::at(beginning());
+        let file = dir.path().join("lethe.toml");
+        std::fs::write(&file, overrides).expect("write the configuration");
+        let config = Config::load(Some(&file)).expect("a configuration");
+        let options = OpenOptions {
+            url: format!("sqlite:{}", dir.path().join("lethe.db").display()),
+            clock: Arc::new(clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(7)),
+        };
+        let ledger = Ledger::migrate(options, false).await.expect("a ledger");
+        let faults = Arc::new(FaultyWorld::over(RealWorld));
+        let app =
+            App::new(ledger, config, stages, faults.clone(), operations::all(), Consequences::standard()).expect("assembled");
+        Self { dir, clock, app: Arc::new(app), faults }
+    }
+
+    /// A call, whatever it is answered.
+    pub async fn ask(&self, actor: &str, operation: &str, arguments: Json) -> Answer {
+        let call = Call {
+            operation: operation.into(),
+            arguments,
+            actor: actor.parse().expect("an actor"),
+            tenant: None,
+            idempotency_key: None,
+        };
+        self.app.dispatch(&call).await.expect("the ledger works")
+    }
+
+    /// A call that must be done.
+    pub async fn call(&self, actor: &str, operation: &str, arguments: Json) -> Json {
+        match self.ask(actor, operation, arguments).await {
+            Answer::Done(document) => document,
+            Answer::Refused(refusal) => panic!("{operation} was refused: {refusal}"),
+        }
+    }
+
+    /// A call that must be refused; answers the refusal.
+    pub async fn refused(&self, actor: &str, operation: &str, arguments: Json) -> Refusal {
+        match self.ask(actor, operation, arguments).await {
+            Answer::Refused(refusal) => refusal,
+            Answer::Done(document) => panic!("{operation} was not refused: {document}"),
+        }
+    }
+
+    /// The code with which a call is refused.
+    pub async fn code(&self, actor: &str, operation: &str, arguments: Json) -> &'static str {
+        self.refused(actor, operation, arguments).await.code.as_str()
+    }
+
+    /// Registers tenant `acme` with plane `handbook` of `rows` records, beside a neighbour `globex/handbook` in the same file.
+    pub async fn acme(&self, rows: usize) -> String {
+        let file = self.dir.path().join("knowledge.db");
+        knowledge::create(&file, &[("p1", rows), ("p2", 20)]).await;
+        for tenant in ["acme", "globex"] {
+            self.call("user:root", "account.tenant.register", json!({"name": tenant})).await;
+        }
+        let url = format!("sqlite:{}", file.display());
+        self.call("user:root", "integrations.store.add", json!({"name": "kb", "url": url, "tenants": ["acme", "globex"]})).await;
+        self.register("globex", "handbook", "p2").await;
+        self.register("acme", "handbook", "p1").await
+    }
+
+    /// Registers a plane over value `value` of the store `kb`.
+    pub async fn register(&self, tenant: &str, name: &str, value: &str) -> String {
+        let plane = self.call("user:root", "knowledge.plane.register", self.binding(tenant, name, value)).await;
+        plane["plane_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The arguments that register a plane over value `value` of the store `kb`.
+    pub fn binding(&self, tenant: &str, name: &str, value: &str) -> Json {
+        let store = format!("kb?table=chunks&plane_column=plane&plane={value}&key=id&text=body&embedding=embedding");
+        let archive = format!("file://{}", self.dir.path().join("archive").display());
+        json!({"tenant": tenant, "name": name, "stores": [store], "archive": archive})
+    }
+
+    /// Requests an offboarding by alice under `contract_end` with the given grace and no retention.
+    pub async fn request(&self, plane: &str, grace: &str) -> Json {
+        self.call("user:alice", "knowledge.offboarding.request", request(plane, grace)).await
+    }
+
+    /// Works until nothing is due, as the runner does, but in this task and in order. Answers how many runs it performed.
+    pub async fn drain(&self) -> usize {
+        let mut performed = 0;
+        loop {
+            let (claimed, seen) = self.app.manager.claim(4, WORKER, None).await.expect("claim");
+            if seen == 0 {
+                return performed;
+            }
+            let mut finished = Vec::new();
+            for run in &claimed {
+                finished.push(self.app.manager.perform(run).await);
+                performed += 1;
+            }
+            self.app.manager.record(&finished, WORKER).await.expect("record");
+            assert!(performed < 1000, "the queue does not come to rest");
+        }
+    }
+
+    /// Moves the clock on, sweeps and drains.
+    pub async fn advance(&self, by: TimeDelta) {
+        self.clock.advance(by);
+        self.app.manager.sweep().await.expect("sweep");
+        self.drain().await;
+    }
+
+    /// The plane's status document.
+    pub async fn status(&self, plane: &str) -> Json {
+        self.call("user:alice", "knowledge.offboarding.show", json!({"plane": plane})).await
+    }
+
+    /// The plane's state.
+    pub async fn state(&self, plane: &str) -> String {
+        self.status(plane).await["state"].as_str().expect("a state").to_owned()
+    }
+
+    /// Brings a plane to ARCHIVED, where it waits for an approval.
+    pub async fn archived(&self, plane: &str) {
+        self.request(plane, "1h").await;
+        self.drain().await;
+        self.advance(TimeDelta::hours(1)).await;
+        assert_eq!(self.state(plane).await, "ARCHIVED", "{}", self.status(plane).await);
+    }
+
+    /// The plane's trail, as `TYPE step code` lines.
+    pub async fn trail(&self, plane: &str) -> Vec<String> {
+        let entries = self.call("user:auditor", "governance.audit.list", json!({"plane": plane})).await;
+        entries["entries"].as_array().expect("entries").iter().map(line).collect()
+    }
+
+    /// Reads the ledger.
+    pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<T, Fault>) -> T {
+        self.app.ledger.read(work).await.expect("read")
+    }
+
+    /// Whether a marker of the plane's text occurs in the raw bytes of any file of this world.
+    pub fn occurs(&self, marker: &str) -> u64 {
+        knowledge::occurrences(self.dir.path(), marker.as_bytes())
+    }
+}
+
+/// The arguments of a request under `contract_end`.
+pub fn request(plane: &str, grace: &str) -> Json {
+    json!({"plane": plane, "ground": "contract_end", "reason": "the contract ended", "grace": grace, "retention": "0s"})
+}
+
+/// One entry of a trail as a line: type, states, step and code, as far as it has them.
+pub fn line(entry: &Json) -> String {
+    let mut text = entry["event_type"].as_str().unwrap_or_default().to_owned();
+    if let (Some(from), Some(to)) = (entry["from_state"].as_str(), entry["to_state"].as_str()) {
+        text += &format!(" {from} → {to}");
+    }
+    for field in [&entry["step"], &entry["gate"]["code"], &entry["evidence"]["code"]] {
+        if let Some(word) = field.as_str()
+            && !text.ends_with(word)
+        {
+            text += &format!(" {word}");
+        }
+    }
+    text
+}
