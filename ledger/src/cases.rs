@@ -99,7 +99,8 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         usage_unknown_accepted: terms.usage_unknown_accepted,
         tokens: cells.get::<i64>("tokens")? as u64,
         manifest_sha256: cells.get("manifest_sha256")?,
-        plan_digest: offboarding.plan_digest.clone(),
+        plan_digest: offboarding.plan.as_ref().map(|plan| plan.digest()),
+        plan_manifest_sha256: offboarding.plan.as_ref().map(|plan| plan.manifest_sha256.clone()),
         approval: standing,
         denied: cells.get("denied")?,
         // One run of a plane at a time: while a restore is open, no other step is.

@@ -74,8 +74,10 @@ pub struct Facts {
     pub tokens: u64,
     /// `sha256:` of the verified manifest that covers every bound store.
     pub manifest_sha256: Option<String>,
-    /// The digest of the destruction plan.
+    /// The digest of the destruction plan, computed from the plan as it stands.
     pub plan_digest: Option<String>,
+    /// The manifest that the destruction plan names.
+    pub plan_manifest_sha256: Option<String>,
     /// The approval that releases it, if one stands.
     pub approval: Option<ApprovalFacts>,
     /// Whether somebody denied it.

@@ -143,6 +143,9 @@ fn approved(facts: &Facts) -> Result<(), Refusal> {
             format!("the approval releases {}, the plan is now {plan}", approval.plan_digest),
         ));
     }
+    if facts.plan_manifest_sha256 != facts.manifest_sha256 {
+        return Err(Refusal::new(Code::PlanChanged, "the plan names another manifest than the one that was verified"));
+    }
     if !approval.consumed && approval.expires_at <= facts.at {
         return Err(Refusal::new(Code::ApprovalExpired, format!("the approval expired at {}", approval.expires_at.to_rfc3339())));
     }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each promise uses a part of it")]
 
+pub mod binary;
 pub mod faults;
 pub mod invariants;
 pub mod knowledge;

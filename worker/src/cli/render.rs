@@ -88,13 +88,72 @@ const STORE_PLAN: Columns = &[
 ];
 
 /// The text of a document.
-pub(super) fn text(_operation: &str, document: &Json) -> String {
+pub(super) fn text(operation: &str, document: &Json) -> String {
     let mut out = String::new();
+    if operation.starts_with("knowledge.offboarding.") && document.get("offboarding").is_some() {
+        status(document, &mut out);
+        return out;
+    }
     write(document, "", &mut out);
     if out.is_empty() {
         out.push_str("nothing\n");
     }
     out
+}
+
+/// Where a plane stands, what comes next, and what is in the way: a screen, not the whole document.
+fn status(document: &Json, out: &mut String) {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let mut add = |name, text: String| {
+        if !text.is_empty() {
+            lines.push((name, text));
+        }
+    };
+    let name = document["name"].as_str().unwrap_or("(erased)");
+    add("plane", format!("{}/{name}  {}", cell(&document["tenant"]), cell(&document["plane_id"])));
+    add("state", cell(&document["state"]));
+    let offboarding = &document["offboarding"];
+    if offboarding.is_null() {
+        add("offboarding", "none".into());
+    } else {
+        let by = cell(&offboarding["requested_by"]);
+        add(
+            "offboarding",
+            format!(
+                "{}, {}, by {by}: {}",
+                cell(&offboarding["status"]),
+                cell(&offboarding["ground"]),
+                cell(&offboarding["reason"])
+            ),
+        );
+        let due = cell(&offboarding["due_at"]);
+        let due = if due.is_empty() { due } else { format!(", due {due}") };
+        add("step", format!("{} {}{due}", cell(&offboarding["step"]), cell(&offboarding["run_status"])));
+        for (name, field) in
+            [("grace until", "grace_until"), ("retained until", "retention_until"), ("legal due date", "legal_due_at")]
+        {
+            add(name, cell(&offboarding["deadlines"][field]));
+        }
+        if offboarding["attempt"].as_i64().unwrap_or(0) > 0 || offboarding["run_status"] == "halted" {
+            let error = &offboarding["last_error"];
+            add(
+                "failures",
+                format!("{}, last: {} {}", cell(&offboarding["attempt"]), cell(&error["code"]), cell(&error["message"])),
+            );
+        }
+        add("plan", cell(&offboarding["plan_digest"]));
+        add("next", cell(&offboarding["next"]));
+    }
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, text) in lines {
+        out.push_str(&format!("{name:width$}  {text}\n"));
+    }
+    for (table, of) in [("stores", offboarding), ("blocked_by", offboarding), ("holds", document)] {
+        if let Some(items) = of[table].as_array().filter(|items| !items.is_empty()) {
+            out.push('\n');
+            list(table, items, "", out);
+        }
+    }
 }
 
 fn write(value: &Json, indent: &str, out: &mut String) {

@@ -69,6 +69,8 @@ struct Story {
     knowledge: Knowledge,
     data: PathBuf,
     marker: String,
+    /// How often the marker stood in the files' raw bytes before anything was erased.
+    planted: u64,
     /// The leaving tenant's plane and its neighbour, as tenant/name.
     leaving: String,
     staying: String,
@@ -105,11 +107,13 @@ impl Story {
         let planes: [(&str, &[Document]); 2] = [("p1", &left), ("p2", &stayed)];
         let knowledge =
             Knowledge::build(&data.join("knowledge.db"), &planes, &marker).await.map_err(local("write the knowledge base"))?;
+        let planted = count_marker(&data, &marker)?.1;
         let story = Self {
             app: assemble(ledger, config)?,
             knowledge,
             data,
             marker,
+            planted,
             leaving: format!("{leaver}/handbook"),
             staying: format!("{stayer}/handbook"),
             json,
@@ -310,16 +314,16 @@ impl Story {
         self.app.ledger.truncate_wal().await?;
         self.knowledge.close().await;
         self.app.ledger.close().await;
-        let (files, found) = find(&self.data, self.marker.as_bytes())
-            .map_err(|error| CommandError::Local(format!("read {}: {error}", self.data.display())))?;
+        let (files, found) = count_marker(&self.data, &self.marker)?;
         let document = json!({
             "state": shown["state"], "plane_id": summary.plane_id, "audit": verified["audit"], "entries": verified["entries"],
             "archived_rows": summary.archived_rows, "source_rows": summary.records, "remaining_rows": remaining,
-            "marker_found": found, "files_searched": files, "neighbour_unchanged": unchanged, "neighbour_rows": summary.neighbour.0,
+            "marker_planted": self.planted, "marker_found": found, "files_searched": files, "neighbour_unchanged": unchanged, "neighbour_rows": summary.neighbour.0,
             "data": self.data,
         });
         let good = document["state"] == "PURGED"
             && document["audit"] == "verified"
+            && self.planted > 0
             && remaining == 0
             && found == 0
             && unchanged
@@ -332,7 +336,13 @@ impl Story {
                 ("state", shown["state"].as_str().unwrap_or_default().to_owned()),
                 ("audit trail", format!("{}, {} entries", verified["audit"].as_str().unwrap_or_default(), verified["entries"])),
                 ("records", format!("{} archived of {}, {remaining} remaining", summary.archived_rows, summary.records)),
-                ("planted marker", format!("found {found} times in the raw bytes of {files} files")),
+                (
+                    "planted marker",
+                    format!(
+                        "found {} time(s) in the raw bytes before, {found} times in those of {files} files now",
+                        self.planted
+                    ),
+                ),
                 (
                     "neighbour",
                     format!("{} records, {}", summary.neighbour.0, if unchanged { "unchanged to the byte" } else { "CHANGED" }),
@@ -387,6 +397,10 @@ fn handle(folder: &str) -> String {
         "" => "tenant".into(),
         name => name.to_owned(),
     }
+}
+
+fn count_marker(folder: &Path, marker: &str) -> Result<(u64, u64), CommandError> {
+    find(folder, marker.as_bytes()).map_err(|error| CommandError::Local(format!("read {}: {error}", folder.display())))
 }
 
 /// How many files lie below a folder, and how often `needle` occurs in their raw bytes.

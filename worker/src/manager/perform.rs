@@ -25,10 +25,19 @@ use super::{Claimed, KnowledgeLifecycleManager};
 pub struct Finished {
     /// The run.
     pub run_id: Uuid,
+    /// What it did.
+    pub step: Step,
     /// The epoch of its claim.
     pub epoch: i64,
     /// What the handler made of it.
     pub result: Result<StageOutcome, StageError>,
+}
+
+impl Finished {
+    /// Whether this is a purge that was done.
+    pub(super) fn purged(&self) -> bool {
+        self.step == Step::Purge && matches!(self.result, Ok(StageOutcome::Done(_)))
+    }
 }
 
 /// How far the handlers of this process are, by run. Written by handlers, read by lease renewal and by progress bars.
@@ -85,7 +94,7 @@ impl KnowledgeLifecycleManager {
         };
         self.progress.clear(run.id);
         reached(CrashPoint::Performed);
-        Finished { run_id: run.id, epoch: claimed.epoch, result }
+        Finished { run_id: run.id, step: run.step, epoch: claimed.epoch, result }
     }
 
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {

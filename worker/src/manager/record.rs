@@ -47,6 +47,10 @@ impl KnowledgeLifecycleManager {
         });
         let results = committed.await?.into_inner();
         reached(CrashPoint::Recorded);
+        if finished.iter().any(|finished| finished.purged()) && !self.ledger.truncate_wal().await.unwrap_or(false) {
+            // Somebody reads just now. What was overwritten leaves the log's file with the next checkpoint.
+            tracing::info!("the ledger's write-ahead log still holds what a purge overwrote");
+        }
         Ok(results)
     }
 

@@ -323,6 +323,7 @@ fn facts_before(tx: &Tx, tenant: &Tenant, plane: &Plane, new: &NewOffboarding, r
         tokens: 0,
         manifest_sha256: None,
         plan_digest: None,
+        plan_manifest_sha256: None,
         approval: None,
         denied: false,
         restore_pending,
