@@ -9,5 +9,6 @@ mod support;
 
 mod crash;
 mod demo;
+mod idempotence;
 mod path;
 mod signals;
