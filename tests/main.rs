@@ -12,3 +12,4 @@ mod demo;
 mod idempotence;
 mod path;
 mod signals;
+mod witness;

@@ -43,6 +43,8 @@ macro_rules! select_cases {
     o.archive_after AS o_archive_after, o.retention_until AS o_retention_until, o.round AS o_round, o.salt AS o_salt, o.plan AS o_plan,
     o.plan_digest AS o_plan_digest, o.closed_at AS o_closed_at,
     t.status AS tenant_status,
+    (SELECT w.clock_suspect_since IS NOT NULL FROM witness w) AS clock_suspect,
+    (SELECT w.behind_since IS NOT NULL FROM witness w) AS ledger_behind,
     (SELECT json_group_array(h.id) FROM holds h WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id)) AS holds,
     (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'run') AS runs_used,
     (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'query') AS queries_used,
@@ -103,6 +105,8 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         plan_manifest_sha256: offboarding.plan.as_ref().map(|plan| plan.manifest_sha256.clone()),
         approval: standing,
         denied: cells.get("denied")?,
+        clock_suspect: cells.get("clock_suspect")?,
+        ledger_behind: cells.get("ledger_behind")?,
         // One run of a plane at a time: while a restore is open, no other step is.
         restore_pending: false,
     };

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     fault::Fault,
     rows,
-    source::{Clock, Entropy},
+    source::{Clock, Entropy, SinceBoot},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -68,6 +68,7 @@ impl<T> Committed<T> {
 pub struct Tx {
     inner: Transaction<'static, Sqlite>,
     at: DateTime<Utc>,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
@@ -75,6 +76,11 @@ impl Tx {
     /// The instant of everything in this transaction.
     pub fn at(&self) -> DateTime<Utc> {
         self.at
+    }
+
+    /// How long the machine has been running.
+    pub(crate) fn since_boot(&self) -> SinceBoot {
+        self.clock.since_boot()
     }
 
     /// A new id (UUID version 7 of this transaction's instant).
@@ -213,6 +219,20 @@ impl Ledger {
         Ok(busy == 0)
     }
 
+    /// Writes a consistent copy of the ledger into a new file, durable when it returns.
+    pub async fn backup(&self, to: &Path) -> Result<(), Fault> {
+        let fail = |message: String| Fault::Url { url: to.display().to_string(), message };
+        if to.exists() {
+            return Err(fail("the file is there already; name a new one".into()));
+        }
+        sqlx::query("VACUUM INTO ?")
+            .bind(to.display().to_string())
+            .execute(&self.writer)
+            .await
+            .map_err(Fault::database("copy the ledger"))?;
+        std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(|error| fail(error.to_string()))
+    }
+
     /// Closes every connection.
     pub async fn close(&self) {
         self.readers.close().await;
@@ -222,7 +242,7 @@ impl Ledger {
     async fn begin(&self, pool: &SqlitePool, statement: &'static str) -> Result<Tx, Fault> {
         let inner = pool.begin_with(statement).await.map_err(Fault::database("begin a transaction"))?;
         // Read after the lock is held: what was committed before this transaction was stamped before it.
-        Ok(Tx { inner, at: rows::whole_us(self.clock.now()), entropy: self.entropy.clone() })
+        Ok(Tx { inner, at: rows::whole_us(self.clock.now()), clock: self.clock.clone(), entropy: self.entropy.clone() })
     }
 }
 

@@ -22,6 +22,7 @@ mod rows;
 mod source;
 mod trail;
 mod verify;
+mod witness;
 
 pub use access::{NewToken, Token, Usage, UsageKind};
 pub use archives::ArchiveRow;
@@ -34,6 +35,7 @@ pub use parties::{NewStore, Store, Tenant, TenantStatus};
 pub use planes::{Binding, NewPlane, Plane};
 pub use queue::{Lease, Run, RunStatus, Settlement};
 pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, Pause};
-pub use source::{Clock, Entropy};
+pub use source::{Clock, Entropy, SinceBoot};
 pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};
 pub use verify::{TrailFault, Verified};
+pub use witness::{Mark, Witness};

@@ -370,6 +370,8 @@ impl Tx {
                     WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > ?1)
                 OR waits_for IN ('APPROVAL_REQUIRED', 'APPROVAL_EXPIRED', 'APPROVAL_DENIED', 'PLAN_CHANGED') AND EXISTS (SELECT 1
                     FROM approvals a WHERE a.offboarding_id = r.offboarding_id AND a.status = 'granted' AND a.expires_at > ?1)
+                OR waits_for = 'CLOCK_SUSPECT' AND NOT EXISTS (SELECT 1 FROM witness WHERE clock_suspect_since IS NOT NULL)
+                OR waits_for = 'LEDGER_BEHIND' AND NOT EXISTS (SELECT 1 FROM witness WHERE behind_since IS NOT NULL)
                 OR waits_for = 'PAUSED' AND NOT EXISTS (SELECT 1 FROM pauses)
                 OR waits_for = 'TENANT_NOT_ACTIVE' AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = r.tenant_id AND t.status = 'active'))",
         )

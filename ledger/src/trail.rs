@@ -146,6 +146,14 @@ lethe_stages::text_enum! {
         Paused = "PAUSED",
         /// A pause was lifted.
         Resumed = "RESUMED",
+        /// The clock jumped.
+        ClockSuspect = "CLOCK_SUSPECT",
+        /// A person confirmed the clock.
+        ClockConfirmed = "CLOCK_CONFIRMED",
+        /// The ledger was found behind its mark.
+        LedgerBehind = "LEDGER_BEHIND",
+        /// A person reconciled it.
+        LedgerReconciled = "LEDGER_RECONCILED",
         /// A token was issued.
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.

@@ -56,9 +56,10 @@ impl Permit {
     /// Mints a permit, or says which fact forbids it. `epoch` is the one the claim has just raised.
     ///
     /// # Errors
-    /// HOLD_ACTIVE, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
+    /// HOLD_ACTIVE, CLOCK_SUSPECT, LEDGER_BEHIND, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
     pub fn mint(destruction: Destruction, facts: &Facts, epoch: i64, verdict: &Verdict) -> Result<Permit, Refusal> {
         no_hold(facts)?;
+        no_suspicion(facts)?;
         let manifest_sha256 = facts.manifest_sha256.clone().ok_or_else(|| {
             Refusal::new(Code::ExportNotVerified, "no verified manifest covers the plane's stores; its export must finish first")
         })?;
@@ -111,6 +112,22 @@ fn no_hold(facts: &Facts) -> Result<(), Refusal> {
         )
         .with(json!({"holds": facts.holds}))),
     }
+}
+
+fn no_suspicion(facts: &Facts) -> Result<(), Refusal> {
+    if facts.ledger_behind {
+        return Err(Refusal::new(
+            Code::LedgerBehind,
+            "this ledger is behind the mark beside its archive, as one restored from a backup is: `lethe ledger reconcile --reason …`",
+        ));
+    }
+    if facts.clock_suspect {
+        return Err(Refusal::new(
+            Code::ClockSuspect,
+            "the clock jumped forward: if it is right now, `lethe ledger confirm-clock --reason …`",
+        ));
+    }
+    Ok(())
 }
 
 fn retention_met(facts: &Facts) -> Result<(), Refusal> {

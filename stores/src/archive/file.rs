@@ -259,7 +259,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(written)
 }
 
-fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let temporary = write_temporary(directory, &file_name(path), bytes)?;
     fs::rename(&temporary, path)?;

@@ -132,6 +132,9 @@ pub(crate) enum Command {
     /// Archives of planes
     #[command(subcommand)]
     Archive(ArchiveCommand),
+    /// The ledger itself: check it, copy it, release it from suspicion
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -489,6 +492,30 @@ pub(crate) enum AuditCommand {
         /// Write JSON lines to a file instead
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Check the file, the trail, the clock and the marks beside the archives
+    Check,
+    /// Copy the ledger while it is in use, and verify the copy
+    Backup {
+        /// A file that does not exist yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// After a restore from a backup: ask every store and archive again, and let the ledger destroy again
+    Reconcile {
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// After a jump of the clock: it is right now
+    ConfirmClock {
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
     },
 }
 

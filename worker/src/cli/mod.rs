@@ -187,7 +187,7 @@ async fn call(global: &Global, command: Command) -> Result<ExitCode, CommandErro
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
         document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
     }
-    let broken = document["audit"] == "broken" || document["archive"] == "broken";
+    let broken = document["audit"] == "broken" || document["archive"] == "broken" || document["ledger"] == "suspect";
     print(global, operation, document);
     Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

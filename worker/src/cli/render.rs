@@ -59,6 +59,16 @@ const TABLES: &[(&str, Columns)] = &[
     ),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
     ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),
+    (
+        "probed",
+        &[
+            ("PLANE ID", "plane_id"),
+            ("STATE", "state"),
+            ("RECORDS", "records"),
+            ("OBJECTS", "archive_objects"),
+            ("FINDINGS", "findings"),
+        ],
+    ),
     ("steps", &[("STEP", "step"), ("FROM", "from"), ("TO", "to"), ("EARLIEST", "earliest"), ("DOES", "does")]),
     (
         "entries",

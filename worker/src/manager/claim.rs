@@ -3,7 +3,7 @@
 //! The rule: whoever claims has raised the epoch, so every earlier holder is out; a purge's approval is consumed here, together with its
 //! mark of no return. If we die in it, nothing was claimed.
 
-use lethe_ledger::{Actor, ApprovalStatus, Case, EventType, Fault, Lease, Settlement, Tx};
+use lethe_ledger::{Actor, ApprovalStatus, Case, Chain, Entry, EventType, Fault, Lease, Settlement, Tx};
 use lethe_stages::{Code, Permit, Refusal, Step};
 use serde_json::json;
 use uuid::Uuid;
@@ -31,8 +31,11 @@ impl KnowledgeLifecycleManager {
             return Ok((Vec::new(), 0));
         }
         let claimed = self.ledger.transact(async |tx: &mut Tx| {
-            let cases = tx.due_cases(limit, plane).await?;
+            let mut cases = tx.due_cases(limit, plane).await?;
             let seen = cases.len();
+            if cases.iter().any(|case| case.run.step.is_destructive()) && self.observe_clock(tx).await? {
+                cases.iter_mut().for_each(|case| case.facts.clock_suspect = true);
+            }
             let pauses = tx.pauses().await?;
             let mut claimed = Vec::new();
             for case in cases {
@@ -62,6 +65,18 @@ impl KnowledgeLifecycleManager {
             Ok::<_, Fault>((claimed, seen))
         });
         Ok(claimed.await?.into_inner())
+    }
+
+    /// Notes a jump of the clock, once. Answers whether it was noticed just now.
+    pub(super) async fn observe_clock(&self, tx: &mut Tx) -> Result<bool, Fault> {
+        let jumped = tx.observe_clock(self.config.clock.gap_max.0).await?;
+        if jumped {
+            let mut entry = Entry::new(Chain::System, None, EventType::ClockSuspect, &Actor::system("witness"), "witness");
+            entry.evidence = json!({"at": tx.at()});
+            tx.append(entry).await?;
+            tracing::error!("the clock jumped forward: nothing is destroyed until `lethe ledger confirm-clock`");
+        }
+        Ok(jumped)
     }
 
     async fn start(

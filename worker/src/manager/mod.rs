@@ -8,6 +8,7 @@ mod perform;
 mod record;
 mod request;
 mod sweep;
+mod witness;
 
 pub use claim::Claimed;
 pub use perform::{Finished, ProgressBoard};

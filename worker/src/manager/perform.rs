@@ -11,7 +11,7 @@ use std::{
 use futures::FutureExt;
 use lethe_ledger::{Fault, Tx};
 use lethe_stages::{
-    Limits, RunRef, StageContext, StageError, StageOutcome, Step,
+    Code, Limits, Refusal, RunRef, StageContext, StageError, StageOutcome, Step,
     crash::{CrashPoint, reached},
     ports::{BoundStore, PageLimit, Progress},
     record::Salt,
@@ -98,6 +98,15 @@ impl KnowledgeLifecycleManager {
     }
 
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {
+        if claimed.case.run.step.is_destructive() {
+            // The mark is moved past this claim before anything is gone: a backup taken earlier will find itself behind.
+            let may_destroy = self.witness().await.map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
+            if !may_destroy {
+                let refusal =
+                    Refusal::new(Code::LedgerBehind, "this ledger is behind its mark: `lethe ledger reconcile --reason …`");
+                return Ok(StageOutcome::NotYet { until: None, refusal });
+            }
+        }
         let context = self.context(claimed).await?;
         let handler = self.stages.get(context.run.step.stage());
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }

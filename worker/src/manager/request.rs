@@ -326,6 +326,8 @@ fn facts_before(tx: &Tx, tenant: &Tenant, plane: &Plane, new: &NewOffboarding, r
         plan_manifest_sha256: None,
         approval: None,
         denied: false,
+        clock_suspect: false,
+        ledger_behind: false,
         restore_pending,
     }
 }

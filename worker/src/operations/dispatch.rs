@@ -102,7 +102,12 @@ impl App {
         };
         if operation.writes {
             let committed = self.ledger.transact(async |tx: &mut Tx| self.write(tx, operation, call, prepared).await).await?;
-            return Ok(self.conclude(call, committed, began));
+            let answer = self.conclude(call, committed, began);
+            // A hold or a withdrawal must not be forgotten by a backup: the mark outside moves with every write.
+            if let Err(fault) = self.manager.witness().await {
+                tracing::warn!(error = &fault as &dyn std::error::Error, "move the ledger's mark");
+            }
+            return Ok(answer);
         }
         match self.ledger.read(async |tx: &mut Tx| (operation.run)(self, tx, call, prepared).await).await {
             Ok(answer) => Ok(Answer::Done(answer)),

@@ -10,6 +10,7 @@ mod archives;
 mod audit;
 mod control;
 mod dispatch;
+mod ledger;
 mod lookup;
 mod offboardings;
 mod parties;
@@ -137,6 +138,10 @@ operations! {
     "knowledge.control.resume" write ANYBODY control::resume;
     "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
     "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;
+    "governance.ledger.check" read ANYBODY ledger::check, after ledger::marks;
+    "governance.ledger.backup" read ANYBODY archives::answer, after ledger::backup;
+    "governance.ledger.reconcile" write HUMANS ledger::reconcile, after ledger::probe_again;
+    "governance.clock.confirm" write HUMANS ledger::confirm_clock;
     "governance.audit.list" read ANYBODY audit::list;
     "governance.audit.verify" read ANYBODY audit::verify;
     "governance.audit.export" read ANYBODY audit::export;

@@ -130,6 +130,7 @@ pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Jso
         bindings.push(binding);
     }
     let new = NewPlane { tenant_id: tenant.id, name: args.name, archive_url, archive_id };
+    tx.know_archive(&new.archive_url, archive_id).await?;
     let plane = tx.insert_plane(&new, &bindings).await?;
     let mut entry = Entry::new(Chain::Plane(plane.id), Some(tenant.id), EventType::Registered, &call.actor, &call.operation);
     entry.to_state = Some(plane.state);
