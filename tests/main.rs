@@ -3,7 +3,10 @@
 //! Everything here uses real parts: SQLite ledgers and stores, Parquet archives, the real binary. Time is a clock that is moved.
 
 #![allow(clippy::disallowed_methods, reason = "tests write to the world beside the ledger")]
+#![allow(unreachable_pub, reason = "nothing is reachable from outside a test binary")]
 
 mod support;
 
+mod approvals;
+mod holds;
 mod path;
