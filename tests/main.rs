@@ -8,5 +8,7 @@
 mod support;
 
 mod approvals;
+mod cancel;
 mod holds;
 mod path;
+mod retry;

@@ -229,6 +229,30 @@ impl World {
         assert_eq!(self.state(plane).await, "ARCHIVED", "{}", self.status(plane).await);
     }
 
+    /// Requests an offboarding and works until `step` is the next to be claimed and due, approved where it is the purge.
+    pub async fn reach(&self, plane: &str, step: &str) {
+        self.request(plane, "1h").await;
+        for _ in 0..10 {
+            let offboarding = &self.status(plane).await["offboarding"];
+            let due: DateTime<Utc> = offboarding["due_at"].as_str().expect("queued").parse().expect("an instant");
+            self.clock.advance((due - self.app.ledger.now()).max(TimeDelta::zero()));
+            if offboarding["step"] == "purge" {
+                self.approve(plane).await;
+            }
+            if offboarding["step"] == step {
+                return;
+            }
+            assert_eq!(self.finish(&self.claim(plane).await).await, RecordResult::Recorded);
+        }
+        panic!("{step} is not reached: {}", self.status(plane).await);
+    }
+
+    /// Writes one more record into the plane of this value, as its application would.
+    pub async fn write(&self, value: &str) -> Result<(), String> {
+        let mut db = knowledge::open(&self.dir.path().join("knowledge.db")).await;
+        knowledge::insert(&mut db, value, 900).await.map_err(|error| error.to_string())
+    }
+
     /// The plane's trail, as `TYPE step code` lines.
     pub async fn trail(&self, plane: &str) -> Vec<String> {
         let entries = self.call("user:auditor", "governance.audit.list", json!({"plane": plane})).await;
