@@ -11,4 +11,5 @@ mod approvals;
 mod cancel;
 mod holds;
 mod path;
+mod queue;
 mod retry;
