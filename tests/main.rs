@@ -13,3 +13,5 @@ mod holds;
 mod path;
 mod queue;
 mod retry;
+mod tampering;
+mod trail;
