@@ -7,9 +7,16 @@
 
 mod support;
 
+mod approvals;
+mod cancel;
 mod crash;
 mod demo;
+mod holds;
 mod idempotence;
 mod path;
+mod queue;
+mod retry;
 mod signals;
+mod tampering;
+mod trail;
 mod witness;

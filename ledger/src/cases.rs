@@ -29,7 +29,7 @@ pub struct Case {
 
 // CROSS JOIN keeps the order: the run's index decides what is read, the rest is looked up by key.
 macro_rules! select_cases {
-    ($where:literal) => {
+    ($where:expr) => {
         concat!(
             "SELECT r.*,
     p.id AS p_id, p.tenant_id AS p_tenant_id, p.name AS p_name, p.state AS p_state, p.epoch AS p_epoch, p.draining AS p_draining,
@@ -59,6 +59,18 @@ FROM stage_runs r CROSS JOIN planes p ON p.id = r.plane_id CROSS JOIN offboardin
 WHERE ",
             $where
         )
+    };
+}
+
+macro_rules! due {
+    () => {
+        "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 ORDER BY r.due_at LIMIT ?3"
+    };
+}
+
+macro_rules! named {
+    () => {
+        "r.id IN (SELECT value FROM json_each(?2))"
     };
 }
 
@@ -118,9 +130,7 @@ impl Tx {
     pub async fn due_cases(&mut self, limit: usize, plane: Option<Uuid>) -> Result<Vec<Case>, Fault> {
         let at = self.at();
         let query = match plane {
-            None => sqlx::query(select_cases!(
-                "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 ORDER BY r.due_at LIMIT ?3"
-            )),
+            None => sqlx::query(select_cases!(due!())),
             Some(_) => sqlx::query(select_cases!(
                 "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 AND r.plane_id = ?4 ORDER BY r.due_at LIMIT ?3"
             )),
@@ -134,7 +144,7 @@ impl Tx {
     /// The cases of these runs, whatever their status, in no order.
     pub async fn cases(&mut self, runs: &[Uuid]) -> Result<Vec<Case>, Fault> {
         let at = self.at();
-        let rows = sqlx::query(select_cases!("r.id IN (SELECT value FROM json_each(?2))"))
+        let rows = sqlx::query(select_cases!(named!()))
             .bind(us(at))
             .bind(to_json(&runs))
             .fetch_all(self.connection())
@@ -149,5 +159,20 @@ impl Tx {
             Some(run) => Ok(self.cases(&[run.id]).await?.pop()),
             None => Ok(None),
         }
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Tx {
+    /// How the database reads what is due, and the runs that are recorded: one line per table.
+    pub async fn query_plans(&mut self) -> Result<[Vec<String>; 2], Fault> {
+        let mut plans = [Vec::new(), Vec::new()];
+        let statements =
+            [concat!("EXPLAIN QUERY PLAN ", select_cases!(due!())), concat!("EXPLAIN QUERY PLAN ", select_cases!(named!()))];
+        for (plan, statement) in plans.iter_mut().zip(statements) {
+            let rows = sqlx::query(statement).fetch_all(self.connection()).await.map_err(Fault::database("explain a query"))?;
+            *plan = rows.iter().map(|row| sqlx::Row::get(row, "detail")).collect();
+        }
+        Ok(plans)
     }
 }

@@ -99,14 +99,14 @@ impl KnowledgeLifecycleManager {
         tx.settle(&case.run, &settlement).await
     }
 
-    /// 30 s doubling, at most an hour, varied by ±20 %: as configured. `draw` is a random number.
+    /// 30 s doubling, varied by ±20 %, at most an hour: as configured. `draw` is a random number.
     fn backoff(&self, attempt: i64, draw: u64) -> TimeDelta {
         let queue = &self.config.queue;
-        let first = queue.backoff_first.0.num_milliseconds().max(0);
-        let delay = first.saturating_mul(1 << (attempt - 1).clamp(0, 20)).min(queue.backoff_max.0.num_milliseconds());
+        let (first, max) = (queue.backoff_first.0.num_milliseconds().max(0), queue.backoff_max.0.num_milliseconds());
+        let delay = first.saturating_mul(1 << (attempt - 1).clamp(0, 20)).min(max);
         let spread = delay * i64::from(queue.backoff_jitter) / 100;
         let shift = if spread > 0 { (draw % (2 * spread as u64 + 1)) as i64 - spread } else { 0 };
-        TimeDelta::milliseconds(delay + shift)
+        TimeDelta::milliseconds((delay + shift).min(max))
     }
 
     async fn completed(&self, tx: &mut Tx, case: &Case, evidence: &Evidence, actor: &Actor) -> Result<(), Fault> {

@@ -283,6 +283,8 @@ impl KnowledgeLifecycleManager {
             let anew = super::record::plan(tx, &case, manifest, &archive.prefix, plan.revision + 1).await?;
             tx.set_plan(&anew).await?;
             plan_digest = Some(anew.digest());
+            // What it waits for now is a decision on the new plan.
+            tx.wake(plane.id, &[Code::ApprovalDenied]).await?;
         }
         if case.run.step == Step::Export {
             // Parts of the failed export stay where they are; the next one writes beside them.
