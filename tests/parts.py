@@ -151,7 +151,7 @@ def read_part(folder, part, store):
     table = pq.read_table(path)
     metadata = pq.read_metadata(path).metadata
     must(json.loads(metadata[b"lethe.columns"]) == store["columns"], f"{part['key']} lists other columns than the manifest")
-    counted = duckdb.sql(f"SELECT count(*) FROM read_parquet('{str(path).replace(chr(39), chr(39) * 2)}')").fetchone()[0]
+    [(counted,)] = duckdb.connect().execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()
     must(
         table.num_rows == counted == part["rows"],
         f"{part['key']}: pyarrow reads {table.num_rows} rows, DuckDB {counted}, the manifest says {part['rows']}",
