@@ -13,6 +13,7 @@ mod crash;
 mod demo;
 mod holds;
 mod idempotence;
+mod parquet;
 mod path;
 mod queue;
 mod retry;
