@@ -114,7 +114,12 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         tokens: cells.get::<i64>("tokens")? as u64,
         manifest_sha256: cells.get("manifest_sha256")?,
         plan_digest: offboarding.plan.as_ref().map(|plan| plan.digest()),
-        plan_manifest_sha256: offboarding.plan.as_ref().map(|plan| plan.manifest_sha256.clone()),
+        // A plan that is not the one its row was given a digest for names no manifest.
+        plan_manifest_sha256: offboarding
+            .plan
+            .as_ref()
+            .filter(|plan| Some(plan.digest()) == offboarding.plan_digest)
+            .map(|plan| plan.manifest_sha256.clone()),
         approval: standing,
         denied: cells.get("denied")?,
         clock_suspect: cells.get("clock_suspect")?,

@@ -161,7 +161,10 @@ fn approved(facts: &Facts) -> Result<(), Refusal> {
         ));
     }
     if facts.plan_manifest_sha256 != facts.manifest_sha256 {
-        return Err(Refusal::new(Code::PlanChanged, "the plan names another manifest than the one that was verified"));
+        return Err(Refusal::new(
+            Code::PlanChanged,
+            "the plan is not the one that was digested, or names another manifest than the one that was verified",
+        ));
     }
     if !approval.consumed && approval.expires_at <= facts.at {
         return Err(Refusal::new(Code::ApprovalExpired, format!("the approval expired at {}", approval.expires_at.to_rfc3339())));
