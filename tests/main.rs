@@ -8,10 +8,12 @@
 mod support;
 
 mod approvals;
+mod calls;
 mod cancel;
 mod holds;
 mod path;
 mod queue;
+mod refusals;
 mod retry;
 mod tampering;
 mod trail;
