@@ -156,7 +156,9 @@ pub(super) async fn open_usage(app: &App, tx: &mut Tx, call: &Call, _prepared: J
     };
     // No use outlives the grace period in which it was let in.
     let expires_at = grace_until.map_or(tx.at() + ttl.0, |until| until.min(tx.at() + ttl.0));
-    Ok(json!(tx.open_usage(found.plane.id, args.kind, &args.holder, expires_at).await?))
+    let opened = tx.open_usage(found.plane.id, args.kind, &args.holder, expires_at).await?;
+    tx.wake(found.plane.id, &[Code::UsageUnknown]).await?;
+    Ok(json!(opened))
 }
 
 #[derive(Deserialize)]
