@@ -10,6 +10,8 @@ mod support;
 mod approvals;
 mod calls;
 mod cancel;
+mod drain;
+mod grace;
 mod holds;
 mod path;
 mod queue;
