@@ -8,11 +8,13 @@
 mod support;
 
 mod approvals;
+mod assembly;
 mod calls;
 mod cancel;
 mod drain;
 mod grace;
 mod holds;
+mod laws;
 mod path;
 mod queue;
 mod refusals;
