@@ -8,15 +8,21 @@
 mod support;
 
 mod approvals;
+mod assembly;
+mod calls;
 mod cancel;
 mod crash;
 mod demo;
+mod drain;
+mod grace;
 mod holds;
 mod idempotence;
+mod laws;
 mod model;
 mod parquet;
 mod path;
 mod queue;
+mod refusals;
 mod retry;
 mod signals;
 mod stories;

@@ -285,6 +285,8 @@ impl Tx {
             ("entomb a plane", "UPDATE planes SET name = NULL, name_salt = ?3, name_tag = ?4, archive_url = NULL WHERE id = ?1"),
             ("entomb a plane's bindings", "UPDATE bindings SET mapping = NULL WHERE plane_id = ?1"),
             ("entomb an archive", "UPDATE archives SET manifest = NULL, purged_at = ?5 WHERE offboarding_id = ?2"),
+            // What calls about it were answered names what it was.
+            ("forget answers about a plane", "DELETE FROM idempotency WHERE instr(answer, ?1) > 0"),
             ("entomb an offboarding", "UPDATE offboardings SET salt = NULL, plan = NULL WHERE id = ?2"),
             // A failure's message may name a record's key, a remembered answer the mapping.
             ("entomb failures", "UPDATE stage_runs SET last_error = NULL WHERE plane_id = ?1"),

@@ -367,11 +367,16 @@ impl Tx {
                 waits_for = 'HOLD_ACTIVE' AND NOT EXISTS (SELECT 1 FROM holds h JOIN planes p ON p.id = r.plane_id
                     WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id))
                 OR waits_for IN ('ACTIVE_REFERENCES', 'ACTIVE_USAGE') AND NOT EXISTS (SELECT 1 FROM plane_usage u
-                    WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > ?1)
+                    WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > ?1
+                    AND (u.kind = 'run' OR waits_for = 'ACTIVE_USAGE'))
                 OR waits_for IN ('APPROVAL_REQUIRED', 'APPROVAL_EXPIRED', 'APPROVAL_DENIED', 'PLAN_CHANGED') AND EXISTS (SELECT 1
                     FROM approvals a WHERE a.offboarding_id = r.offboarding_id AND a.status = 'granted' AND a.expires_at > ?1)
+<<<<<<< HEAD
                 OR waits_for = 'CLOCK_SUSPECT' AND NOT EXISTS (SELECT 1 FROM witness WHERE clock_suspect_since IS NOT NULL)
                 OR waits_for = 'LEDGER_BEHIND' AND NOT EXISTS (SELECT 1 FROM witness WHERE behind_since IS NOT NULL)
+=======
+                OR waits_for = 'USAGE_UNKNOWN' AND EXISTS (SELECT 1 FROM planes p WHERE p.id = r.plane_id AND p.usage_reported = 1)
+>>>>>>> behaviour
                 OR waits_for = 'PAUSED' AND NOT EXISTS (SELECT 1 FROM pauses)
                 OR waits_for = 'TENANT_NOT_ACTIVE' AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = r.tenant_id AND t.status = 'active'))",
         )

@@ -89,7 +89,7 @@ impl App {
         let began = self.ledger.now();
         let operation = match self.authorise(call) {
             Ok(operation) => operation,
-            Err(refused) => return self.refuse(call, None, *refused, began).await,
+            Err(refused) => return self.refuse(call, self.registry.get(&call.operation), *refused, began).await,
         };
         let prepared = match operation.prepare {
             Some(prepare) => prepare(self, call).await,
@@ -136,7 +136,9 @@ impl App {
     /// The write itself, its entry and its remembered answer. What a refused operation wrote before it refused is undone.
     async fn write(&self, tx: &mut Tx, operation: &Operation, call: &Call, prepared: Json) -> Result<Answer, Fault> {
         let actor = call.actor.to_string();
-        let digest = canonical::digest(&serde_json::json!({"operation": call.operation, "arguments": call.arguments}))?;
+        let digest = canonical::digest(
+            &serde_json::json!({"operation": call.operation, "arguments": call.arguments, "tenant": call.tenant}),
+        )?;
         if let Some(key) = &call.idempotency_key
             && let Some(before) = tx.remembered(key, &actor).await?
         {
@@ -153,7 +155,12 @@ impl App {
         match (operation.run)(self, tx, call, prepared).await {
             Ok(answer) => {
                 if let Some(key) = &call.idempotency_key {
-                    tx.remember(key, &actor, &digest, &answer).await?;
+                    let mut kept = answer.clone();
+                    // A token is shown once and kept nowhere, here neither.
+                    if kept.get("token").is_some() {
+                        kept["token"] = Json::Null;
+                    }
+                    tx.remember(key, &actor, &digest, &kept).await?;
                 }
                 Ok(Answer::Done(answer))
             }

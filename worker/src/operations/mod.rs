@@ -180,6 +180,17 @@ fn arguments<T: DeserializeOwned>(call: &Call) -> Result<T, Stop> {
         .map_err(|error| Refusal::new(Code::InvalidArgument, format!("read the arguments of {}: {error}", call.operation)).into())
 }
 
+/// Refuses callers who are confined to a tenant: what concerns everybody is for operators.
+fn operator(call: &Call) -> Result<(), Stop> {
+    match &call.tenant {
+        None => Ok(()),
+        Some(tenant) => {
+            let message = format!("{} is for operators; this caller is confined to tenant {tenant}", call.operation);
+            Err(Refusal::new(Code::NotAuthorised, message).into())
+        }
+    }
+}
+
 /// A text that must say something.
 fn said(what: &str, text: &str) -> Result<(), Stop> {
     if text.trim().is_empty() {
@@ -190,6 +201,15 @@ fn said(what: &str, text: &str) -> Result<(), Stop> {
 
 /// What a store or archive that was asked before a transaction said against it.
 fn unusable(what: &str, error: PortError) -> Stop {
+    refused_by_world(Code::StoreUnusable, what, &error)
+}
+
+/// What a store said against a mapping; if it did not answer, that is no fault of the mapping.
+fn unmapped(what: &str, error: PortError) -> Stop {
     let code = if matches!(error, PortError::Transient(_)) { Code::StoreUnusable } else { Code::MappingWrong };
+    refused_by_world(code, what, &error)
+}
+
+fn refused_by_world(code: Code, what: &str, error: &PortError) -> Stop {
     Refusal::new(code, format!("{what}: {error}")).with(json!({"retryable": matches!(error, PortError::Transient(_))})).into()
 }

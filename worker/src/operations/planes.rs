@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{
-    App, Call, Outcome, Stop, arguments, lookup,
+    App, Call, Outcome, Stop, arguments, lookup, operator,
     parties::{self, Checked, is_name, read_prepared, store_unknown},
-    unusable,
+    unmapped, unusable,
 };
 
 #[derive(Deserialize)]
@@ -83,7 +83,7 @@ async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, S
     };
     let checked = parties::checked(app, &url).await?;
     let described =
-        app.world.describe(&checked.url, &mapping).await.map_err(|error| unusable(&format!("--store '{spec}'"), error))?;
+        app.world.describe(&checked.url, &mapping).await.map_err(|error| unmapped(&format!("--store '{spec}'"), error))?;
     mapping.table = described.resource.clone();
     mapping.plane_column = described.plane_column.clone();
     mapping.plane = described.plane_value.clone();
@@ -114,7 +114,10 @@ pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Jso
     }
     let mut bindings: Vec<Binding> = Vec::new();
     for one in resolved {
-        let binding = bind(tx, &tenant, one).await?;
+        let binding = bind(tx, call, &tenant, one).await.map_err(|stop| match stop {
+            Stop::Refused(refused) => on_tenant(refused.refusal).into(),
+            fault => fault,
+        })?;
         let taken = match bindings.iter().any(|other| overlap(other, &binding)) {
             true => Some(None),
             false => tx.overlapping_binding(&binding).await?.map(Some),
@@ -141,11 +144,12 @@ pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Jso
 }
 
 /// The binding of one `--store`: the store must be open to the tenant. A store named by its URL is registered for this tenant.
-async fn bind(tx: &mut Tx, tenant: &lethe_ledger::Tenant, one: Resolved) -> Result<Binding, Stop> {
+async fn bind(tx: &mut Tx, call: &Call, tenant: &lethe_ledger::Tenant, one: Resolved) -> Result<Binding, Stop> {
     let key = one.named.clone().unwrap_or_else(|| one.store.identity.clone());
     let store = match tx.store(&key).await? {
         Some(store) => store,
         None if one.named.is_none() => {
+            operator(call)?;
             let digest = canonical::sha256(one.store.url.as_bytes());
             let name = format!("{}-{}", one.store.kind, &digest["sha256:".len()..][..12]);
             let Checked { url, kind, identity, .. } = one.store;
