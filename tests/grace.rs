@@ -171,6 +171,7 @@ fn facts(state: LifecycleState) -> Facts {
         tokens: 0,
         manifest_sha256: Some("sha256:m".into()),
         plan_digest: Some("sha256:p".into()),
+        plan_manifest_sha256: Some("sha256:m".into()),
         approval: Some(ApprovalFacts {
             id: uuid::Uuid::from_u128(4),
             plan_digest: "sha256:p".into(),
@@ -178,6 +179,8 @@ fn facts(state: LifecycleState) -> Facts {
             consumed: false,
         }),
         denied: false,
+        clock_suspect: false,
+        ledger_behind: false,
         restore_pending: false,
     }
 }

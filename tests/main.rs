@@ -19,6 +19,7 @@ mod holds;
 mod idempotence;
 mod laws;
 mod model;
+mod outside;
 mod parquet;
 mod path;
 mod queue;

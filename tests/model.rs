@@ -39,23 +39,41 @@ enum Action {
     Advance(i64),
 }
 
-fn actions() -> impl Strategy<Value = Vec<Action>> {
+/// The straight path; without it, chance alone would hardly ever come to the end.
+const PATH: [Action; 10] = [
+    Action::Request,
+    Action::Deliver,
+    Action::Advance(61),
+    Action::Deliver,
+    Action::Deliver,
+    Action::Deliver,
+    Action::Deliver,
+    Action::Approve,
+    Action::Advance(61),
+    Action::Deliver,
+];
+
+/// The straight path, with anything in between.
+fn stories() -> impl Strategy<Value = Vec<Action>> {
     let one = prop_oneof![
-        2 => Just(Action::Request),
-        3 => Just(Action::Approve),
+        1 => Just(Action::Request),
+        2 => Just(Action::Approve),
         1 => Just(Action::Withdraw),
         1 => Just(Action::Cancel),
         1 => Just(Action::Hold),
-        2 => Just(Action::Release),
+        3 => Just(Action::Release),
         2 => Just(Action::Retry),
-        12 => Just(Action::Deliver),
+        6 => Just(Action::Deliver),
         2 => Just(Action::DeliverTwice),
         2 => Just(Action::Lose),
-        2 => Just(Action::Return),
+        3 => Just(Action::Return),
         2 => any::<bool>().prop_map(Action::Fault),
-        6 => (2i64..70).prop_map(Action::Advance),
+        3 => (2i64..70).prop_map(Action::Advance),
     ];
-    proptest::collection::vec(one, 1..60)
+    proptest::collection::vec(proptest::collection::vec(one, 0..4), PATH.len() + 1).prop_map(|between| {
+        let path = PATH.iter().map(|action| vec![*action]).chain([Vec::new()]);
+        between.into_iter().zip(path).flat_map(|(chance, planned)| chance.into_iter().chain(planned)).collect()
+    })
 }
 
 /// What should be true. The reference: as short as the rules allow.
@@ -331,7 +349,7 @@ fn whatever_happens_in_whatever_order_the_plane_is_where_the_model_says() {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(kept))),
         ..Config::default()
     };
-    let told = TestRunner::new(config).run(&actions(), |story| {
+    let told = TestRunner::new(config).run(&stories(), |story| {
         let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(tell(story))));
         told.map_err(|panic| {
             let text =
