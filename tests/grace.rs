@@ -212,7 +212,8 @@ fn a_permit_is_minted_only_when_every_fact_allows_it() {
             .map_err(|refusal| refusal.code.as_str())
     };
     type Minted = Result<i64, &'static str>;
-    let change: [(fn(&mut Facts), Minted, Minted); 9] = [
+    type Case = (fn(&mut Facts), Minted, Minted);
+    let change: [Case; 9] = [
         (|_| {}, Ok(7), Ok(7)),
         (|facts| facts.holds.push(facts.plane_id), Err("HOLD_ACTIVE"), Err("HOLD_ACTIVE")),
         (|facts| facts.manifest_sha256 = None, Err("EXPORT_NOT_VERIFIED"), Err("EXPORT_NOT_VERIFIED")),
