@@ -269,9 +269,13 @@ async fn a_full_disk_under_the_archive_loses_nothing() {
     let kept: Vec<_> = installed.path("archive").read_dir().expect("read").map(|entry| entry.expect("an entry").path()).collect();
     let aside = installed.path("aside");
     std::fs::create_dir(&aside).expect("create");
-    kept.iter().for_each(|file| drop(std::fs::copy(file, aside.join(file.file_name().expect("a name"))).expect("copy")));
+    for file in &kept {
+        std::fs::copy(file, aside.join(file.file_name().expect("a name"))).expect("copy");
+    }
     let disk = Small::mount(&installed.path("archive"), 32);
-    kept.iter().for_each(|file| drop(std::fs::copy(aside.join(file.file_name().expect("a name")), file).expect("copy")));
+    for file in &kept {
+        std::fs::copy(aside.join(file.file_name().expect("a name")), file).expect("copy");
+    }
     installed.done(&REQUEST);
     installed.work();
     let status = installed.status("acme/handbook");
