@@ -129,6 +129,8 @@ async fn a_late_answer_of_the_withdrawn_run_changes_neither_ledger_nor_store() {
     world.request(&plane, "7d").await;
     let claimed = world.claim(&plane).await;
     world.call("user:alice", CANCEL, reasoned(&plane)).await;
+    let epoch = world.number(&format!("SELECT epoch FROM planes WHERE id = '{plane}'")).await;
+    assert!(epoch > claimed.epoch, "from the cancel on, not only from the restore's claim on");
     // The worker did not hear of it: it fences the store and wants to begin the grace period.
     assert_eq!(world.finish(&claimed).await, RecordResult::Stale);
     assert!(world.write("p1").await.is_err(), "it did fence the store");
