@@ -21,6 +21,7 @@ use std::sync::Arc;
 use lethe_stages::ports::{Archive, PortError};
 use uuid::Uuid;
 
+pub(crate) use self::file::{blocking, sync_dir};
 pub use self::place::{canonical_archive_url, prepare_archive};
 
 /// Binds a plane to its prefix `DIR/<plane_id>/` in an archive that was prepared. Nothing is opened yet.
