@@ -146,6 +146,8 @@ lethe_stages::text_enum! {
         Paused = "PAUSED",
         /// A pause was lifted.
         Resumed = "RESUMED",
+        /// The plane's archive was restored into a new plane.
+        ArchiveRestored = "ARCHIVE_RESTORED",
         /// A token was issued.
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.

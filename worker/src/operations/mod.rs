@@ -15,6 +15,8 @@ mod offboardings;
 mod parties;
 mod planes;
 mod preview;
+mod rebuild;
+mod restore;
 mod status;
 
 pub use dispatch::{Answer, App, Call, DispatchRecord};
@@ -136,6 +138,7 @@ operations! {
     "knowledge.control.pause" write ANYBODY control::pause;
     "knowledge.control.resume" write ANYBODY control::resume;
     "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
+    "knowledge.archive.restore" write ANYBODY restore::register, after restore::rebuild;
     "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;
     "governance.audit.list" read ANYBODY audit::list;
     "governance.audit.verify" read ANYBODY audit::verify;
