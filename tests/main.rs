@@ -11,4 +11,5 @@ mod crash;
 mod demo;
 mod idempotence;
 mod path;
+mod restore;
 mod signals;
