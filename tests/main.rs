@@ -27,6 +27,7 @@ mod path;
 mod pause;
 mod queue;
 mod refusals;
+mod restore;
 mod retry;
 mod scopes;
 mod signals;

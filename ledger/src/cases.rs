@@ -34,7 +34,7 @@ macro_rules! select_cases {
             "SELECT r.*,
     p.id AS p_id, p.tenant_id AS p_tenant_id, p.name AS p_name, p.state AS p_state, p.epoch AS p_epoch, p.draining AS p_draining,
     p.archive_url AS p_archive_url, p.archive_id AS p_archive_id, p.usage_reported AS p_usage_reported, p.created_at AS p_created_at,
-    p.purged_at AS p_purged_at,
+    p.purged_at AS p_purged_at, p.restored_from AS p_restored_from, p.restored_manifest_sha256 AS p_restored_manifest_sha256,
     o.id AS o_id, o.plane_id AS o_plane_id, o.tenant_id AS o_tenant_id, o.plan_version AS o_plan_version, o.status AS o_status,
     o.ground AS o_ground, o.reason AS o_reason, o.requested_by AS o_requested_by, o.terms_digest AS o_terms_digest,
     o.grace_access AS o_grace_access, o.evict AS o_evict, o.grace_us AS o_grace_us, o.archive_delay_us AS o_archive_delay_us,

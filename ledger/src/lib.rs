@@ -32,7 +32,7 @@ pub use fault::Fault;
 pub use idempotency::Remembered;
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
-pub use planes::{Binding, NewPlane, Plane};
+pub use planes::{Binding, Lineage, NewPlane, Plane};
 pub use queue::{Lease, Run, RunStatus, Settlement};
 pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, Pause};
 pub use source::{Clock, Entropy, SinceBoot};

@@ -41,6 +41,18 @@ pub struct Plane {
     pub created_at: DateTime<Utc>,
     /// When it became a tombstone.
     pub purged_at: Option<DateTime<Utc>>,
+    /// Where it came from, if it was restored.
+    #[serde(flatten)]
+    pub lineage: Option<Lineage>,
+}
+
+/// Where a restored plane came from. It never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lineage {
+    /// The plane whose archive it was.
+    pub restored_from: Uuid,
+    /// `sha256:` of the verified manifest of that archive.
+    pub restored_manifest_sha256: String,
 }
 
 /// A plane to register, checked already.
@@ -54,6 +66,8 @@ pub struct NewPlane {
     pub archive_url: String,
     /// The canary of that archive.
     pub archive_id: Uuid,
+    /// Where it comes from, if it is restored.
+    pub lineage: Option<Lineage>,
 }
 
 /// What a plane holds in one store.
@@ -96,6 +110,10 @@ pub(crate) fn plane(cells: &Cells<'_>) -> Result<Plane, Fault> {
         usage_reported: cells.get("usage_reported")?,
         created_at: cells.at("created_at")?,
         purged_at: cells.maybe_at("purged_at")?,
+        lineage: match (cells.maybe_parsed("restored_from")?, cells.get("restored_manifest_sha256")?) {
+            (Some(restored_from), Some(restored_manifest_sha256)) => Some(Lineage { restored_from, restored_manifest_sha256 }),
+            _ => None,
+        },
     })
 }
 
@@ -125,9 +143,12 @@ impl Tx {
     pub async fn insert_plane(&mut self, new: &NewPlane, bindings: &[Binding]) -> Result<Plane, Fault> {
         let id = self.new_id();
         let at = us(self.at());
+        // Its mark will stand beside this archive too.
+        self.know_archive(&new.archive_url, new.archive_id).await?;
         let done = sqlx::query(
-            "INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at)
-             VALUES (?, ?, ?, 'ACTIVE', 0, 0, ?, ?, 0, ?)",
+            "INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at,
+                restored_from, restored_manifest_sha256)
+             VALUES (?, ?, ?, 'ACTIVE', 0, 0, ?, ?, 0, ?, ?, ?)",
         )
         .bind(id.to_string())
         .bind(new.tenant_id.to_string())
@@ -135,6 +156,8 @@ impl Tx {
         .bind(&new.archive_url)
         .bind(new.archive_id.to_string())
         .bind(at)
+        .bind(new.lineage.as_ref().map(|lineage| lineage.restored_from.to_string()))
+        .bind(new.lineage.as_ref().map(|lineage| &lineage.restored_manifest_sha256))
         .execute(self.connection())
         .await;
         one("register a plane", done.map_err(Fault::database("register a plane"))?)?;

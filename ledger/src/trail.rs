@@ -154,6 +154,8 @@ lethe_stages::text_enum! {
         LedgerBehind = "LEDGER_BEHIND",
         /// A person reconciled it.
         LedgerReconciled = "LEDGER_RECONCILED",
+        /// The plane's archive was restored into a new plane.
+        ArchiveRestored = "ARCHIVE_RESTORED",
         /// A token was issued.
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.

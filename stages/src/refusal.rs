@@ -82,6 +82,8 @@ codes! {
     ExportNotVerified = "EXPORT_NOT_VERIFIED", "No verified export of every bound store exists.";
     NotConfirmed = "NOT_CONFIRMED", "What cannot be undone was not confirmed.";
     ArchiveMissing = "ARCHIVE_MISSING", "The plane has no archive to read.";
+    ArchiveBroken = "ARCHIVE_BROKEN", "An object of the archive is gone, or is not what was verified.";
+    ArchiveWithoutContent = "ARCHIVE_WITHOUT_CONTENT", "The archive is an inventory: it holds digests, and nothing that could be restored.";
 }
 
 impl std::fmt::Display for Code {

@@ -8,6 +8,7 @@
 mod archive;
 mod mapping;
 mod percent;
+mod restore;
 mod sqlite;
 mod store_url;
 #[cfg(test)]
@@ -15,4 +16,5 @@ mod test_support;
 
 pub use archive::{canonical_archive_url, open_archive, prepare_archive, read_mark, write_mark};
 pub use mapping::Mapping;
+pub use restore::StoreDraft;
 pub use store_url::{StoreCheck, canonical_store_url, check_store, open_store};

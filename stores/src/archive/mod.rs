@@ -22,6 +22,7 @@ use std::sync::Arc;
 use lethe_stages::ports::{Archive, PortError};
 use uuid::Uuid;
 
+pub(crate) use self::file::{blocking, sync_dir};
 pub use self::{
     mark::{read_mark, write_mark},
     place::{canonical_archive_url, prepare_archive},

@@ -525,6 +525,23 @@ pub(crate) enum ArchiveCommand {
     Verify {
         /// Plane id or tenant/name
         plane: String,
+        /// Restore it too, into a scratch file beside the ledger that is removed again, and compare every record
+        #[arg(long)]
+        restore: bool,
+    },
+    /// Restore the archive into a new plane of the same tenant, over a new SQLite file; every record is compared
+    ///
+    /// The archived plane and its stores are left as they are. The new file has one table per binding, named as it was, with the
+    /// columns and the key of the archive; indexes and other constraints are the application's to make.
+    Restore {
+        /// Plane id or tenant/name
+        plane: String,
+        /// The new plane's name
+        #[arg(long, value_name = "NAME")]
+        into: String,
+        /// Where its records go: sqlite:FILE, which must not exist yet [default: restored/NAME.db beside the ledger]
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
     },
     /// Copy the archive's objects, digests compared, into a new folder
     Export {

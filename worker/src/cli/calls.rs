@@ -129,7 +129,12 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             },
         },
         Command::Archive(command) => match command {
-            ArchiveCommand::Verify { plane } => planned("knowledge.archive.verify", json!({"plane": plane})),
+            ArchiveCommand::Verify { plane, restore } => {
+                planned("knowledge.archive.verify", json!({"plane": plane, "restore": restore}))
+            }
+            ArchiveCommand::Restore { plane, into, store } => {
+                planned("knowledge.archive.restore", with(json!({"plane": plane, "into": into}), given(&[("store", &store)])))
+            }
             ArchiveCommand::Export { plane, to } => planned("knowledge.archive.export", json!({"plane": plane, "to": to})),
         },
         Command::Ledger(command) => match command {

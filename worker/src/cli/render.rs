@@ -57,6 +57,7 @@ const TABLES: &[(&str, Columns)] = &[
             ("REASON", "reason"),
         ],
     ),
+    ("restored", &[("FROM STORE", "store"), ("FROM TABLE", "resource"), ("TABLE", "table"), ("ROWS", "rows")]),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
     ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),
     (

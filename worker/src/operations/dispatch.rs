@@ -1,10 +1,14 @@
 //! Dispatch: the one path every call takes.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use chrono::{DateTime, Utc};
 use lethe_ledger::{Actor, Chain, Committed, Entry, EventType, Fault, Ledger, Tx};
 use lethe_stages::{Code, Refusal, StageRegistry, canonical};
+use lethe_stores::StoreDraft;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -62,6 +66,8 @@ pub struct App {
     pub world: Arc<dyn World>,
     registry: Registry,
     consequences: Consequences,
+    /// Stores that a restore has built and its transaction has not yet put on record, by URL.
+    pub(super) drafts: Mutex<HashMap<String, StoreDraft>>,
 }
 
 impl App {
@@ -76,7 +82,8 @@ impl App {
     ) -> Result<Self, String> {
         let config = Arc::new(config);
         let manager = Arc::new(KnowledgeLifecycleManager::new(ledger.clone(), config.clone(), stages, world.clone()));
-        Ok(Self { ledger, config, manager, world, registry: Registry::freeze(operations)?, consequences })
+        let registry = Registry::freeze(operations)?;
+        Ok(Self { ledger, config, manager, world, registry, consequences, drafts: Mutex::default() })
     }
 
     /// The names of every operation.

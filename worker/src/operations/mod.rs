@@ -16,6 +16,8 @@ mod offboardings;
 mod parties;
 mod planes;
 mod preview;
+mod rebuild;
+mod restore;
 mod status;
 
 pub use dispatch::{Answer, App, Call, DispatchRecord};
@@ -137,6 +139,7 @@ operations! {
     "knowledge.control.pause" write ANYBODY control::pause;
     "knowledge.control.resume" write ANYBODY control::resume;
     "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
+    "knowledge.archive.restore" write ANYBODY restore::register, after restore::rebuild;
     "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;
     "governance.ledger.check" read ANYBODY ledger::check, after ledger::marks;
     "governance.ledger.backup" read ANYBODY archives::answer, after ledger::backup;

@@ -73,7 +73,7 @@ struct AddStore {
 }
 
 /// What was found out about a store before the transaction.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Checked {
     pub(super) url: String,
     pub(super) kind: String,
