@@ -31,10 +31,15 @@ async fn an_overlapping_scope_is_taken_in_every_spelling() {
         "kb?table=chunks&plane_column=source&plane=document-1&key=id".into(),
         format!("sqlite:{folder}/knowledge.db?table=chunks&plane_column=plane&plane=p1&key=id"),
         format!("sqlite:{folder}/./link.db?table=chunks&plane_column=plane&plane=p1&key=id"),
-        format!("sqlite:{folder}/hard.db?table=chunks&plane_column=plane&plane=p1&key=id"),
     ] {
         assert_eq!(world.code("user:root", REGISTER, over(&world, &store)).await, "BINDING_TAKEN", "{store}");
     }
+    let hard = over(&world, &format!("sqlite:{folder}/hard.db?table=chunks&plane_column=plane&plane=p1&key=id"));
+    assert_eq!(
+        world.code("user:root", REGISTER, hard).await,
+        "NAME_TAKEN",
+        "the same file, or one in its place: not under another name"
+    );
     for alias in ["link.db", "hard.db"] {
         let again = json!({"name": "again", "url": format!("sqlite:{folder}/{alias}"), "tenants": ["acme"]});
         assert_eq!(world.code("user:root", "integrations.store.add", again).await, "NAME_TAKEN", "{alias} is the same store");

@@ -161,12 +161,18 @@ impl Tx {
         Ok(())
     }
 
-    /// Every archive that planes of this ledger use or used.
-    pub async fn archive_roots(&mut self) -> Result<Vec<String>, Fault> {
-        sqlx::query_scalar("SELECT url FROM archive_roots ORDER BY url")
+    /// Every archive that planes of this ledger use or used: URL and canary.
+    pub async fn archive_roots(&mut self) -> Result<Vec<(String, uuid::Uuid)>, Fault> {
+        let rows = sqlx::query("SELECT * FROM archive_roots ORDER BY url")
             .fetch_all(self.connection())
             .await
-            .map_err(Fault::database("list archives"))
+            .map_err(Fault::database("list archives"))?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells::new(row, "archive_roots", "url");
+                Ok((cells.get("url")?, cells.parsed("archive_id")?))
+            })
+            .collect()
     }
 
     /// What SQLite itself finds wrong with the ledger's file; empty where it finds nothing.

@@ -6,19 +6,20 @@
 
 use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Mark, Tx};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::KnowledgeLifecycleManager;
 
 impl KnowledgeLifecycleManager {
     /// The marks that this ledger left beside its archives; archives that are away are passed over.
-    pub(crate) async fn marks(&self) -> Result<Vec<(String, Option<Mark>)>, Fault> {
+    pub(crate) async fn marks(&self) -> Result<Vec<((String, Uuid), Option<Mark>)>, Fault> {
         let roots = self.ledger.read(async |tx: &mut Tx| tx.archive_roots().await).await?;
         let mut marks = Vec::new();
-        for url in roots {
-            match self.world.read_mark(&url, self.ledger.id()).await {
+        for (url, archive_id) in roots {
+            match self.world.read_mark(&url, archive_id, self.ledger.id()).await {
                 Ok(bytes) => {
                     let mark = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-                    marks.push((url, mark));
+                    marks.push(((url, archive_id), mark));
                 }
                 Err(error) => tracing::warn!(%error, url, "read the ledger's mark"),
             }
@@ -64,9 +65,9 @@ impl KnowledgeLifecycleManager {
             );
             return Ok(false);
         }
-        for (url, _) in marks.iter().filter(|(_, mark)| mark.as_ref() != Some(&mine)) {
+        for ((url, archive_id), _) in marks.iter().filter(|(_, mark)| mark.as_ref() != Some(&mine)) {
             let bytes = serde_json::to_vec(&mine).expect("a mark serialises");
-            if let Err(error) = self.world.write_mark(url, self.ledger.id(), bytes).await {
+            if let Err(error) = self.world.write_mark(url, *archive_id, self.ledger.id(), bytes).await {
                 tracing::warn!(%error, url, "write the ledger's mark");
             }
         }
