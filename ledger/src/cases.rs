@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use lethe_stages::{Facts, PLAN_VERSION, UsageKnown, permit::ApprovalFacts};
+#[cfg(feature = "testing")]
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
@@ -60,6 +62,12 @@ WHERE ",
     };
 }
 
+macro_rules! due_cases {
+    () => {
+        select_cases!("r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 ORDER BY r.due_at LIMIT ?3")
+    };
+}
+
 fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
     let run = queue::run_row(row)?;
     let plane = planes::plane(&Cells::prefixed(row, "planes", "p_", "id"))?;
@@ -114,9 +122,7 @@ impl Tx {
     pub async fn due_cases(&mut self, limit: usize, plane: Option<Uuid>) -> Result<Vec<Case>, Fault> {
         let at = self.at();
         let query = match plane {
-            None => sqlx::query(select_cases!(
-                "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 ORDER BY r.due_at LIMIT ?3"
-            )),
+            None => sqlx::query(due_cases!()),
             Some(_) => sqlx::query(select_cases!(
                 "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 AND r.plane_id = ?4 ORDER BY r.due_at LIMIT ?3"
             )),
@@ -125,6 +131,19 @@ impl Tx {
         let query = if let Some(plane) = plane { query.bind(plane.to_string()) } else { query };
         let rows = query.fetch_all(self.connection()).await.map_err(Fault::database("read due runs"))?;
         rows.iter().map(|row| case(row, at)).collect()
+    }
+
+    /// How SQLite would find what is due: the lines of its query plan.
+    #[cfg(feature = "testing")]
+    pub async fn explain_due_cases(&mut self) -> Result<Vec<String>, Fault> {
+        let rows = sqlx::query(concat!("EXPLAIN QUERY PLAN ", due_cases!()))
+            .bind(us(self.at()))
+            .bind(PLAN_VERSION)
+            .bind(1)
+            .fetch_all(self.connection())
+            .await
+            .map_err(Fault::database("explain how due runs are read"))?;
+        Ok(rows.iter().map(|row| row.get("detail")).collect())
     }
 
     /// The cases of these runs, whatever their status, in no order.
