@@ -47,7 +47,9 @@ impl Installed {
 
     /// The binary with arguments, ready to run.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lethe"));
+        // LETHE_BIN: another build of it, such as the shipped one.
+        let program = std::env::var_os("LETHE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_lethe").into());
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.dir.path())

@@ -1,0 +1,118 @@
+//! The promises, long and large, and the figures: `soak [--share 0.01] [--seed N] [NAME…]`.
+//!
+//! Each soak and each bench prints one JSON line; the last line counts them. A share shrinks all sizes; below 1, counts and query plans
+//! are asserted and times only printed. Without `--share` it is `LETHE_SOAK_SHARE`, else everything in a release build and a hundredth
+//! in a debug build, whose figures mean nothing. The program is the one that was built beside it, or `LETHE_BIN`.
+
+#![allow(clippy::disallowed_methods, reason = "soaks write to the world beside the ledger and measure real time")]
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod floor;
+mod kills;
+mod large_plane;
+mod median;
+mod random;
+mod steps;
+mod waiting;
+
+use std::process::ExitCode;
+
+use serde_json::Value as Json;
+
+const NAMES: [&str; 5] = ["kills", "large_plane", "waiting", "sqlite_steps_unbatched", "sqlite_steps_batched"];
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The share of the full sizes.
+    pub share: f64,
+    /// Where random numbers begin.
+    pub seed: u64,
+    names: Vec<String>,
+    list: bool,
+}
+
+impl Options {
+    /// `full`, shrunk by the share, at least `least`.
+    pub fn sized(&self, full: usize, least: usize) -> usize {
+        ((full as f64 * self.share) as usize).max(least)
+    }
+
+    /// Whether times count: nothing was shrunk and the build is the one that is shipped.
+    pub fn is_full(&self) -> bool {
+        self.share >= 1.0 && !cfg!(debug_assertions)
+    }
+
+    fn read() -> Result<Self, String> {
+        let default = if cfg!(debug_assertions) { "0.01".into() } else { "1".into() };
+        let mut options = Self {
+            share: number(&std::env::var("LETHE_SOAK_SHARE").unwrap_or(default))?,
+            seed: 1,
+            names: Vec::new(),
+            list: false,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--share" => options.share = number(&arguments.next().unwrap_or_default())?,
+                "--seed" => options.seed = number(&arguments.next().unwrap_or_default())?,
+                "--list" => options.list = true,
+                // What `cargo test` hands to every test program.
+                flag if flag.starts_with('-') => {}
+                name => options.names.push(name.to_owned()),
+            }
+        }
+        if options.share > 0.0 { Ok(options) } else { Err(format!("--share {}: write a number above 0", options.share)) }
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a number: soak [--share 0.01] [--seed N] [NAME…]"))
+}
+
+async fn run(name: &str, options: Options) -> Json {
+    match name {
+        "kills" => kills::soak(&options).await,
+        "large_plane" => large_plane::soak(&options).await,
+        "waiting" => waiting::soak(&options).await,
+        "sqlite_steps_unbatched" => steps::bench("sqlite_steps_unbatched", 1, &options).await,
+        "sqlite_steps_batched" => steps::bench("sqlite_steps_batched", 200, &options).await,
+        other => panic!("there is no soak {other}"),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::read() {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    let asked = |name: &str| options.names.is_empty() || options.names.iter().any(|part| name.contains(part.as_str()));
+    let (mut passed, mut failed) = (0, 0);
+    for name in NAMES.iter().filter(|name| asked(name)) {
+        if options.list {
+            println!("{name}: test");
+            continue;
+        }
+        let options = options.clone();
+        match tokio::spawn(async move { run(name, options).await }).await {
+            Ok(line) => {
+                println!("{line}");
+                passed += 1;
+            }
+            // The panic has said why on standard error.
+            Err(_) => {
+                println!("{name} failed");
+                failed += 1;
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
