@@ -94,6 +94,7 @@ impl Lethe {
                     name: format!("plane-{turn}-{number}"),
                     archive_url: "file:///archive".into(),
                     archive_id: Uuid::nil(),
+                    lineage: None,
                 };
                 let plane = tx.insert_plane(&plane, &[]).await?;
                 let (chain, by) = (Chain::Plane(plane.id), Actor::system("soak"));
