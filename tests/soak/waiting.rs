@@ -36,7 +36,7 @@ pub async fn soak(options: &Options) -> Json {
     let many_waiting = among(&dir.path().join("many.db"), many).await;
     let plan = many_waiting.read_plan().await;
     assert!(plan.iter().any(|line| line.contains("USING INDEX stage_runs_due")), "a claim reads by the index: {plan:#?}");
-    assert!(!plan.iter().any(|line| line.starts_with("SCAN")), "a claim walks a table: {plan:#?}");
+    assert!(!plan.iter().any(|line| line.starts_with("SCAN") && line != "SCAN w"), "a claim walks a table: {plan:#?}");
 
     let (mut few_times, mut many_times) = (Vec::new(), Vec::new());
     // The first round warms both up.
