@@ -118,7 +118,13 @@ fn not_paused(case: &Case, pauses: &[Pause]) -> Result<(), Refusal> {
     let stage = format!("stage:{}", case.run.step.stage());
     match pauses.iter().find(|pause| pause.scope == "all" || pause.scope == tenant || pause.scope == stage) {
         None => Ok(()),
-        Some(pause) => Err(Refusal::new(Code::Paused, format!("{} is paused: `lethe resume` lets it go on", pause.scope))),
+        Some(pause) => {
+            let flag = match pause.scope.split_once(':') {
+                Some((kind, name)) => format!("--{kind} {name}"),
+                None => format!("--{}", pause.scope),
+            };
+            Err(Refusal::new(Code::Paused, format!("{} is paused: `lethe resume {flag}` lets it go on", pause.scope)))
+        }
     }
 }
 

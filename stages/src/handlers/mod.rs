@@ -48,7 +48,7 @@ fn usage_is_known(facts: &Facts) -> Result<(), Refusal> {
     if facts.usage_known == UsageKnown::None && !facts.usage_unknown_accepted {
         return Err(Refusal::new(
             Code::UsageUnknown,
-            "nobody reports what uses this plane, and policy does not accept that: report with `lethe usage open|close`; \
+            "nobody reports what uses this plane, and policy does not accept that: report a query with `lethe usage open --kind query`, or cancel; \
              `usage.accept_unknown = true` counts for offboardings requested after it was set",
         ));
     }

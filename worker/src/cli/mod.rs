@@ -97,10 +97,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
-    start_logging(&cli);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(execute(cli)),
+        Ok(runtime) => start_logging(&cli).and_then(|()| runtime.block_on(execute(cli))),
         Err(error) => Err(CommandError::Local(format!("start the runtime: {error}"))),
     };
     match done {
@@ -117,22 +116,29 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_logging(cli: &Cli) {
+fn start_logging(cli: &Cli) -> Result<(), CommandError> {
+    use std::io::IsTerminal;
     use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
     let default = if matches!(cli.command, Command::Serve { .. }) { "info" } else { "warn" };
     let wanted = cli.global.log.as_deref().unwrap_or(default);
-    let filter: Targets = wanted.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::WARN));
+    let unreadable = |error| {
+        CommandError::Usage(format!("--log: `{wanted}` is no level (error, warn, info, debug, trace) or target=level: {error}"))
+    };
+    let filter: Targets = wanted.parse().map_err(unreadable)?;
     // What the database says of slow statements is of no use to an operator.
     let filter = filter.with_target("sqlx", tracing::level_filters::LevelFilter::ERROR);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
-    tracing_subscriber::registry().with(layer).init();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    Ok(())
 }
 
 async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
     let Cli { global, command } = cli;
     match command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "lethe", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lethe", &mut script);
+            let _ = std::io::stdout().lock().write_all(&script);
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(args) => crate::demo::run(args, global.json).await,

@@ -101,7 +101,8 @@ const STORE_PLAN: Columns = &[
 /// The text of a document.
 pub(super) fn text(operation: &str, document: &Json) -> String {
     let mut out = String::new();
-    if operation.starts_with("knowledge.offboarding.") && document.get("offboarding").is_some() {
+    let changes = operation.starts_with("knowledge.offboarding.") || operation.starts_with("knowledge.approval.");
+    if changes && document.get("offboarding").is_some() {
         status(document, &mut out);
         return out;
     }
@@ -208,7 +209,10 @@ fn list(name: &str, items: &[Json], indent: &str, out: &mut String) {
         out.push_str(&format!("{indent}{name}  {}\n", plain.join(", ")));
         return;
     };
-    let used: Vec<_> = columns.iter().filter(|(_, path)| items.iter().any(|item| !cell(field(item, path)).is_empty())).collect();
+    let used: Vec<_> = columns
+        .iter()
+        .filter(|(_, path)| items.iter().any(|item| *path == "backup_retention" || !cell(field(item, path)).is_empty()))
+        .collect();
     let mut table = Table::new();
     table.load_style(NOTHING);
     // Wrapped to fit a terminal; in a pipe, a row stays a line.
@@ -217,7 +221,10 @@ fn list(name: &str, items: &[Json], indent: &str, out: &mut String) {
     }
     table.set_header(used.iter().map(|(heading, _)| *heading));
     for item in items {
-        table.add_row(used.iter().map(|(_, path)| cell(field(item, path))));
+        table.add_row(used.iter().map(|(_, path)| match (*path, field(item, path)) {
+            ("backup_retention", Json::Null) => "undeclared".to_owned(),
+            (_, value) => cell(value),
+        }));
     }
     out.push_str(&table.to_string().lines().map(|line| format!("{indent}{}\n", line.trim_end())).collect::<String>());
 }

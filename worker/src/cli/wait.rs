@@ -49,6 +49,7 @@ pub(super) async fn until(app: &Arc<App>, global: &Global, document: &Json, wait
 
 async fn watch_status(app: &Arc<App>, global: &Global, plane: &str, wait: Wait) -> Result<Json, CommandError> {
     let timeout = wait.timeout.0.to_std().unwrap_or(Duration::from_secs(600));
+    let mut blocked = String::new();
     let reached = async {
         loop {
             let status = dispatch(app, global, "knowledge.offboarding.show", json!({"plane": plane})).await?;
@@ -59,17 +60,19 @@ async fn watch_status(app: &Arc<App>, global: &Global, plane: &str, wait: Wait) 
                     let message = format!("{} is halted: {}; next: {}", run["step"], run["last_error"]["message"], run["next"]);
                     return Err(CommandError::Local(message.replace('"', "")));
                 }
-                None => tokio::time::sleep(Duration::from_millis(50)).await,
+                None => {
+                    let codes = status["offboarding"]["blocked_by"].as_array().into_iter().flatten();
+                    blocked = codes.filter_map(|by| by["code"].as_str()).collect::<Vec<_>>().join(", ");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         }
     };
-    match tokio::time::timeout(timeout, reached).await {
-        Ok(reached) => reached,
-        Err(_) => Err(CommandError::TimedOut(format!(
-            "waited {} for {plane}; `lethe status {plane}` says what it waits for",
-            wait.timeout
-        ))),
+    if let Ok(reached) = tokio::time::timeout(timeout, reached).await {
+        return reached;
     }
+    let by = if blocked.is_empty() { String::new() } else { format!(", which waits for {blocked}") };
+    Err(CommandError::TimedOut(format!("waited {} for {plane}{by}: `lethe status {plane}` says more", wait.timeout)))
 }
 
 /// Whether the plane is there; `Some(false)` if it will not get there by itself.

@@ -97,8 +97,9 @@ pub(super) async fn check_new_store(app: &App, call: &Call) -> Outcome {
 pub(super) async fn add_store(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let args: AddStore = arguments(call)?;
     let found: Checked = read_prepared(prepared)?;
+    let known = tx.store(&args.name).await?.filter(|store| store.url == found.url);
     for key in [&args.name, &found.url, &found.identity] {
-        if let Some(taken) = tx.store(key).await? {
+        if let Some(taken) = tx.store(key).await?.filter(|taken| known.as_ref().is_none_or(|known| known.id != taken.id)) {
             let message = format!("`{}` is already registered as store {} ({})", key, taken.name, taken.url);
             return Err(Refusal::new(Code::NameTaken, message).with(json!({"store": taken.name})).into());
         }
@@ -119,7 +120,11 @@ pub(super) async fn add_store(_app: &App, tx: &mut Tx, call: &Call, prepared: Js
         identity: found.identity,
         backup_retention: args.backup_retention,
     };
-    let id = tx.insert_store(&new).await?;
+    // The same store again opens it to further tenants, and changes nothing else of it.
+    let id = match known {
+        Some(store) => store.id,
+        None => tx.insert_store(&new).await?,
+    };
     for tenant in &tenants {
         tx.open_store_to(id, tenant.id).await?;
     }

@@ -66,10 +66,10 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
     if let Some(refusal) = &case.run.blocked {
         add(refusal);
     }
-    let pauses = tx.pauses().await?;
+    let mut pauses = tx.pauses().await?;
     // Time, holds, approval: asked one by one by leaving out what was found, so that all of them show.
     let mut case = case.clone();
-    for _ in 0..4 {
+    for _ in 0..5 {
         let request = GateRequest { case: &case, epoch: case.plane.epoch + 1, pauses: &pauses, recent_purges: 0 };
         let refusal = match app.manager.gate.judge(&app.manager.stages, &request) {
             Judgement::Start(_) => break,
@@ -77,6 +77,7 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
         };
         add(&refusal);
         match refusal.code {
+            Code::Paused => pauses.clear(),
             Code::HoldActive => case.facts.holds.clear(),
             Code::GracePeriodActive => case.facts.grace_until = Some(case.facts.at),
             Code::RetentionActive => case.facts.retention_until = Some(case.facts.at),
@@ -118,9 +119,19 @@ fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Option<String>
             Some(format!("lethe offboarding retry {plane} --reason …   (or: lethe offboarding cancel {plane} --reason …)"))
         }
         (RunStatus::Halted, _) => Some(format!("lethe offboarding retry {plane} --reason …")),
-        (RunStatus::Parked, _) if run.waits_for.as_deref() == Some("APPROVAL_REQUIRED") => {
-            Some(format!("lethe approval grant {plane} --reason … --actor user:SOMEBODY_ELSE"))
-        }
+        (RunStatus::Parked, _) => match run.waits_for.as_deref() {
+            Some("APPROVAL_REQUIRED" | "APPROVAL_EXPIRED") => {
+                Some(format!("lethe approval grant {plane} --reason … --actor user:SOMEBODY_ELSE"))
+            }
+            Some("APPROVAL_DENIED") => {
+                Some(format!("lethe offboarding retry {plane} --reason …   (makes a new plan to approve)"))
+            }
+            Some("HOLD_ACTIVE") => Some(format!("lethe hold list {plane}   (then: lethe hold release HOLD --reason …)")),
+            Some("CLOCK_SUSPECT") => Some("lethe ledger confirm-clock --reason …".into()),
+            Some("LEDGER_BEHIND") => Some("lethe ledger reconcile --reason …".into()),
+            Some("ACTIVE_REFERENCES" | "ACTIVE_USAGE") => Some(format!("lethe usage list {plane}")),
+            _ => None,
+        },
         (RunStatus::Queued, _) => Some("lethe serve   (or, once: lethe work --until-idle)".into()),
         _ => None,
     }
