@@ -98,7 +98,14 @@ async fn every_kind_of_value(file: &Path) -> Result<(), sqlx::Error> {
             .execute(&mut db)
             .await?;
     }
-    let written = [Some("[0.5, -1, 2e-7]"), Some("[]"), Some(" [ 1 , 2.25,\n3 ] "), None, Some("[-0.0, 1e22, 9007199254740991]")];
+    let written = [
+        Some("[0.5, -1, 2e-7]"),
+        Some("[0.1234567890123456789, 1.7976931348623157e308, 4.9e-324, 0.30000000000000004]"),
+        Some(" [ 1 , 2.25,\n3 ] "),
+        None,
+        Some("[-0.0, 1e22, 9007199254740991]"),
+        Some("[]"),
+    ];
     for row in 0..23_usize {
         let insert = sqlx::query("INSERT INTO notes (id, plane, body, embedding) VALUES (?, ?, ?, ?)");
         let plane = if row % 7 == 6 { "p2" } else { "p1" };
@@ -106,7 +113,7 @@ async fn every_kind_of_value(file: &Path) -> Result<(), sqlx::Error> {
             .bind(format!("n-{row}é"))
             .bind(plane)
             .bind(texts[row % texts.len()])
-            .bind(written[row % 5])
+            .bind(written[row % written.len()])
             .execute(&mut db)
             .await?;
     }
