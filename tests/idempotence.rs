@@ -138,6 +138,28 @@ async fn story(world: &World, plane: &str, setup: &Setup, twice: bool) -> [Json;
 }
 
 #[tokio::test]
+async fn an_archive_that_lies_about_what_it_wrote_is_caught_by_reading_back() {
+    let world = World::with(CONFIG).await;
+    let plane = world.acme(25).await;
+    let mut terms = request(&plane, "0s");
+    terms["evict"] = json!("at_purge");
+    world.call("user:alice", "knowledge.offboarding.request", terms).await;
+    world.faults.lie();
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "DEACTIVATED", "not archived on the archive's word");
+    assert!(world.trail(&plane).await.contains(&"STAGE_FAILED export READ_BACK".to_owned()), "{:?}", world.trail(&plane).await);
+    // The parts of that export are of no use any more: it halts, and an operator's retry begins another.
+    settle(&world, false).await;
+    assert_eq!(world.status(&plane).await["offboarding"]["run_status"], "halted");
+    world.call("user:root", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "the disk was replaced"})).await;
+    settle(&world, false).await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED");
+    let verified = world.call("user:auditor", "knowledge.archive.verify", json!({"plane": plane})).await;
+    assert_eq!((&verified["archive"], &verified["rows"]), (&json!("verified"), &json!(25)), "{verified}");
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
 async fn every_stage_can_be_run_twice() {
     for setup in SETUPS {
         let (world, plane) = prepared(setup).await;

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use async_trait::async_trait;
@@ -38,6 +38,8 @@ pub struct Plan {
     calls: AtomicU64,
     fail: Mutex<Option<(u64, Failing, PortError)>>,
     log: Mutex<Vec<&'static str>>,
+    /// The next part is written without its last record, and said to be whole.
+    lie: AtomicBool,
 }
 
 impl Plan {
@@ -77,6 +79,11 @@ impl FaultyWorld {
     pub fn fail_with(&self, number: u64, failing: Failing, error: PortError) {
         let at = self.plan.calls.load(Ordering::SeqCst) + number;
         *self.plan.fail.lock().unwrap() = Some((at, failing, error));
+    }
+
+    /// Lets the archive lose a record of the next part and say that it did not.
+    pub fn lie(&self) {
+        self.plan.lie.store(true, Ordering::SeqCst);
     }
 
     /// Every port call so far, by verb.
@@ -160,7 +167,13 @@ impl Archive for FaultyArchive {
         self.plan.through("archive.probe", self.inner.probe()).await
     }
     async fn write_part(&self, draft: PartDraft<'_>) -> Result<Part, PortError> {
-        self.plan.through("archive.write_part", self.inner.write_part(draft)).await
+        if !self.plan.lie.swap(false, Ordering::SeqCst) {
+            return self.plan.through("archive.write_part", self.inner.write_part(draft)).await;
+        }
+        let rows = draft.digests.len();
+        let (records, digests) = (&draft.records[..rows - 1], &draft.digests[..rows - 1]);
+        let part = self.inner.write_part(PartDraft { records, digests, ..draft }).await?;
+        Ok(Part { rows: rows as u64, last_key: draft.records.last().map(|record| record.key.clone()), ..part })
     }
     async fn read_part(&self, key: &str, columns: &[Column]) -> Result<Option<PartContents>, PortError> {
         self.plan.through("archive.read_part", self.inner.read_part(key, columns)).await
