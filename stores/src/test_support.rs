@@ -45,6 +45,7 @@ pub(crate) fn permit(plane_id: Uuid, epoch: i64) -> Permit {
         tokens: 0,
         manifest_sha256: Some("sha256:00".into()),
         plan_digest: None,
+        plan_manifest_sha256: None,
         approval: None,
         denied: false,
         restore_pending: false,
