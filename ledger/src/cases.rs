@@ -1,5 +1,7 @@
 //! A case: a run with everything that decides about it, read in one statement inside the transaction that decides.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use lethe_stages::{Facts, PLAN_VERSION, UsageKnown, permit::ApprovalFacts};
 #[cfg(feature = "testing")]
@@ -8,13 +10,24 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
+    archives::{self, ArchiveRow},
     db::Tx,
     fault::Fault,
     offboardings::{self, Offboarding},
-    planes::{self, Plane},
+    planes::{self, Binding, Plane},
     queue::{self, Run},
     rows::{Cells, to_json, us},
+    trail::Chain,
 };
+
+/// What a run works on, beside its facts.
+#[derive(Debug)]
+pub struct Bound {
+    /// The plane's bindings, in order.
+    pub bindings: Vec<Binding>,
+    /// The offboarding's archive, if it was verified.
+    pub archive: Option<ArchiveRow>,
+}
 
 /// A run and the facts around it.
 #[derive(Debug, Clone)]
@@ -50,10 +63,11 @@ macro_rules! select_cases {
     (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'query') AS queries_used,
     (SELECT max(u.expires_at) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1) AS usage_until,
     (SELECT count(*) FROM access_tokens k WHERE k.plane_id = p.id AND k.status <> 'revoked') AS tokens,
-    a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
+    c.head, c.next_sequence, a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
     EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest) AS denied
 FROM stage_runs r CROSS JOIN planes p ON p.id = r.plane_id CROSS JOIN offboardings o ON o.id = r.offboarding_id
     CROSS JOIN tenants t ON t.id = r.tenant_id
+    LEFT JOIN chains c ON c.chain = 'plane:' || p.id
     LEFT JOIN archives a ON a.offboarding_id = o.id
     LEFT JOIN approvals y ON y.offboarding_id = o.id AND y.status IN ('granted', 'consumed')
 WHERE ",
@@ -130,7 +144,7 @@ impl Tx {
         let query = query.bind(us(at)).bind(PLAN_VERSION).bind(limit as i64);
         let query = if let Some(plane) = plane { query.bind(plane.to_string()) } else { query };
         let rows = query.fetch_all(self.connection()).await.map_err(Fault::database("read due runs"))?;
-        rows.iter().map(|row| case(row, at)).collect()
+        rows.iter().map(|row| self.case(row)).collect()
     }
 
     /// How SQLite would find what is due: the lines of its query plan.
@@ -148,14 +162,56 @@ impl Tx {
 
     /// The cases of these runs, whatever their status, in no order.
     pub async fn cases(&mut self, runs: &[Uuid]) -> Result<Vec<Case>, Fault> {
-        let at = self.at();
         let rows = sqlx::query(select_cases!("r.id IN (SELECT value FROM json_each(?2))"))
-            .bind(us(at))
+            .bind(us(self.at()))
             .bind(to_json(&runs))
             .fetch_all(self.connection())
             .await
             .map_err(Fault::database("read runs"))?;
-        rows.iter().map(|row| case(row, at)).collect()
+        rows.iter().map(|row| self.case(row)).collect()
+    }
+
+    fn case(&mut self, row: &SqliteRow) -> Result<Case, Fault> {
+        let case = case(row, self.at())?;
+        let cells = Cells::new(row, "chains", "id");
+        let head = cells.get::<Option<String>>("head")?.zip(cells.get::<Option<i64>>("next_sequence")?);
+        self.unwritten.note(Chain::Plane(case.plane.id), head);
+        Ok(case)
+    }
+
+    /// What these cases work on, in their order; a row that cannot be read is its own case's fault alone.
+    pub async fn bound(&mut self, cases: &[&Case]) -> Result<Vec<Result<Bound, Fault>>, Fault> {
+        if cases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let planes: Vec<Uuid> = cases.iter().map(|case| case.plane.id).collect();
+        let offboardings: Vec<Uuid> = cases.iter().map(|case| case.offboarding.id).collect();
+        let mut bindings: HashMap<String, Vec<Result<Binding, Fault>>> = HashMap::new();
+        let rows = sqlx::query(
+            "SELECT b.*, s.name, s.url FROM json_each(?) j CROSS JOIN bindings b ON b.plane_id = j.value
+                CROSS JOIN stores s ON s.id = b.store_id ORDER BY b.position",
+        )
+        .bind(to_json(&planes))
+        .fetch_all(self.connection())
+        .await
+        .map_err(Fault::database("read planes' bindings"))?;
+        for row in &rows {
+            bindings.entry(Cells::new(row, "bindings", "plane_id").get("plane_id")?).or_default().push(planes::binding(row));
+        }
+        let mut archives: HashMap<String, Result<ArchiveRow, Fault>> = HashMap::new();
+        let rows = sqlx::query("SELECT a.* FROM json_each(?) j CROSS JOIN archives a ON a.offboarding_id = j.value")
+            .bind(to_json(&offboardings))
+            .fetch_all(self.connection())
+            .await
+            .map_err(Fault::database("read archives"))?;
+        for row in &rows {
+            archives.insert(Cells::new(row, "archives", "offboarding_id").get("offboarding_id")?, archives::archive(row));
+        }
+        let mut bound = |(plane, offboarding): (Uuid, Uuid)| {
+            let bindings = bindings.remove(&plane.to_string()).unwrap_or_default().into_iter().collect::<Result<_, _>>()?;
+            Ok(Bound { bindings, archive: archives.remove(&offboarding.to_string()).transpose()? })
+        };
+        Ok(planes.into_iter().zip(offboardings).map(&mut bound).collect())
     }
 
     /// The case of the plane's unfinished run.

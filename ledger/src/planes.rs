@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
+    many::Many,
     rows::{Cells, one, us},
     trail::Recorded,
 };
@@ -103,7 +104,7 @@ fn plane_row(row: &SqliteRow) -> Result<Plane, Fault> {
     plane(&Cells::new(row, "planes", "id"))
 }
 
-fn binding(row: &SqliteRow) -> Result<Binding, Fault> {
+pub(crate) fn binding(row: &SqliteRow) -> Result<Binding, Fault> {
     let cells = Cells::new(row, "bindings", "plane_id");
     Ok(Binding {
         store_id: cells.parsed("store_id")?,
@@ -115,6 +116,28 @@ fn binding(row: &SqliteRow) -> Result<Binding, Fault> {
         mapping: cells.json("mapping")?,
     })
 }
+
+/// A plane's move from one state to another. There is none without its entry in the trail.
+#[derive(Debug)]
+pub struct Move {
+    /// The plane.
+    pub plane_id: Uuid,
+    /// Where it is.
+    pub from: LifecycleState,
+    /// Where it goes.
+    pub to: LifecycleState,
+    /// The move's entry in the trail.
+    pub recorded: Recorded,
+}
+
+const MOVE: Many = Many {
+    doing: "move a plane",
+    before: "WITH move (plane_id, from_state, to_state, at) AS (",
+    after: ") UPDATE planes SET state = move.to_state, draining = (move.to_state <> 'ACTIVE'),
+            purged_at = CASE WHEN move.to_state = 'PURGED' THEN move.at END
+        FROM move WHERE planes.id = move.plane_id AND planes.state = move.from_state",
+    columns: 4,
+};
 
 fn name_tag(salt: &[u8], name: &str) -> String {
     canonical::sha256(&[salt, name.as_bytes()].concat())
@@ -232,27 +255,17 @@ impl Tx {
         rows.iter().map(binding).collect()
     }
 
-    /// Moves a plane from one state to another; a fault if it is not where it is said to be. `_recorded` is the move's entry in the
-    /// trail: there is no move without one.
-    pub async fn move_plane(
-        &mut self,
-        id: Uuid,
-        from: LifecycleState,
-        to: LifecycleState,
-        _recorded: Recorded,
-    ) -> Result<(), Fault> {
+    /// Moves a plane from one state to another; a fault if it is not where it is said to be.
+    pub async fn move_plane(&mut self, moved: Move) -> Result<(), Fault> {
+        self.move_all(vec![moved]).await
+    }
+
+    pub(crate) async fn move_all(&mut self, moves: Vec<Move>) -> Result<(), Fault> {
         let at = us(self.at());
-        let done = sqlx::query(
-            "UPDATE planes SET state = ?3, draining = (?3 <> 'ACTIVE'), purged_at = CASE WHEN ?3 = 'PURGED' THEN ?4 END
-             WHERE id = ?1 AND state = ?2",
-        )
-        .bind(id.to_string())
-        .bind(from.as_str())
-        .bind(to.as_str())
-        .bind(at)
-        .execute(self.connection())
-        .await;
-        one("move a plane", done.map_err(Fault::database("move a plane"))?)
+        self.write_many(&MOVE, moves, |query, moved| {
+            query.bind(moved.plane_id.to_string()).bind(moved.from.as_str()).bind(moved.to.as_str()).bind(at)
+        })
+        .await
     }
 
     /// Refuses new runs from now on, or lets them in again.

@@ -9,7 +9,6 @@ use std::{
 };
 
 use futures::FutureExt;
-use lethe_ledger::{Fault, Tx};
 use lethe_stages::{
     Limits, RunRef, StageContext, StageError, StageOutcome, Step,
     crash::{CrashPoint, reached},
@@ -34,9 +33,14 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Whether the handler did its work.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.result, Ok(StageOutcome::Done(_)))
+    }
+
     /// Whether this is a purge that was done.
     pub(super) fn purged(&self) -> bool {
-        self.step == Step::Purge && matches!(self.result, Ok(StageOutcome::Done(_)))
+        self.step == Step::Purge && self.is_done()
     }
 }
 
@@ -98,22 +102,17 @@ impl KnowledgeLifecycleManager {
     }
 
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {
-        let context = self.context(claimed).await?;
+        let context = self.context(claimed)?;
         let handler = self.stages.get(context.run.step.stage());
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
     }
 
-    async fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
-        let Claimed { case, epoch, permit } = claimed;
+    fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
+        let Claimed { case, epoch, permit, bound } = claimed;
         let plane = &case.plane;
-        let read = self.ledger.read(async |tx: &mut Tx| {
-            let bindings = tx.bindings(plane.id).await?;
-            let archive = tx.archive(case.offboarding.id).await?;
-            Ok::<_, Fault>((bindings, archive.and_then(|archive| archive.manifest)))
-        });
-        let (bindings, manifest) = read.await.map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
+        let bound = bound.as_ref().as_ref().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
         let mut stores = Vec::new();
-        for binding in &bindings {
+        for binding in &bound.bindings {
             let opened = self.world.store(plane.id, binding);
             let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
             stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store });
@@ -133,7 +132,7 @@ impl KnowledgeLifecycleManager {
             stores,
             archive,
             permit: permit.clone(),
-            manifest,
+            manifest: bound.archive.as_ref().and_then(|archive| archive.manifest.clone()),
             salt: salt.ok_or_else(|| StageError::halt("LEDGER", "read the offboarding's salt: there is none"))?,
             limits: Limits {
                 part: PageLimit { rows_max: limits.part_rows_max, bytes_max: limits.part_bytes_max },
