@@ -79,6 +79,8 @@ fn places(point: CrashPoint) -> Vec<(&'static str, Part, String)> {
         }
         // Reached only after a cancel: see below.
         RestoreUnfenced => Vec::new(),
+        // Of no stage: see restore.rs.
+        ArchivePartRestored | ArchiveRestoreNamed => Vec::new(),
     }
 }
 

@@ -163,9 +163,9 @@ async fn every_port_call_can_fail_whether_or_not_it_was_done() {
         let calls = world.faults.calls()[before..].to_vec();
         assert!(calls.len() > 20, "{}: {calls:?}", setup.name);
         let mut stories = tokio::task::JoinSet::new();
-        for number in 0..calls.len() {
+        for (number, verb) in calls.into_iter().enumerate() {
             for failing in [Failing::NotDone, Failing::Done] {
-                let (mut expected, verb) = (expected.clone(), calls[number]);
+                let mut expected = expected.clone();
                 stories.spawn(async move {
                     let (world, plane) = prepared(setup).await;
                     world.faults.fail(number as u64, failing);

@@ -7,8 +7,31 @@
 
 mod support;
 
+mod approvals;
+mod assembly;
+mod calls;
+mod cancel;
 mod crash;
 mod demo;
+mod drain;
+mod grace;
+mod grounds;
+mod holds;
 mod idempotence;
+mod laws;
+mod mistakes;
+mod model;
+mod outside;
+mod parquet;
 mod path;
+mod pause;
+mod queue;
+mod refusals;
+mod restore;
+mod retry;
+mod scopes;
 mod signals;
+mod stories;
+mod tampering;
+mod trail;
+mod witness;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
+    many::Script,
     planes::Move,
     queue::{NewRun, Run, Settled, Settlement},
 };
@@ -49,9 +50,11 @@ impl Changes {
 impl Tx {
     /// Writes the changes.
     pub async fn write(&mut self, changes: Changes) -> Result<(), Fault> {
-        self.settle_all(changes.settled).await?;
-        self.start_waits(changes.waits).await?;
-        self.move_all(changes.moves).await?;
-        self.enqueue_all(changes.enqueued).await
+        let mut script = Script::default();
+        self.settle_all(changes.settled, &mut script);
+        self.start_waits(changes.waits, &mut script);
+        self.move_all(changes.moves, &mut script);
+        self.enqueue_all(changes.enqueued, &mut script);
+        self.run(script).await
     }
 }

@@ -32,7 +32,7 @@ pub struct ArchiveRow {
     pub purged_at: Option<DateTime<Utc>>,
 }
 
-pub(crate) fn archive(row: &SqliteRow) -> Result<ArchiveRow, Fault> {
+fn archive(row: &SqliteRow) -> Result<ArchiveRow, Fault> {
     let cells = Cells::new(row, "archives", "offboarding_id");
     Ok(ArchiveRow {
         prefix: cells.get("prefix")?,

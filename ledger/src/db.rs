@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     fault::Fault,
     rows,
-    source::{Clock, Entropy},
+    source::{Clock, Entropy, SinceBoot},
     trail::Unwritten,
 };
 
@@ -69,6 +69,7 @@ impl<T> Committed<T> {
 pub struct Tx {
     inner: Transaction<'static, Sqlite>,
     at: DateTime<Utc>,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pub(crate) unwritten: Unwritten,
 }
@@ -77,6 +78,11 @@ impl Tx {
     /// The instant of everything in this transaction.
     pub fn at(&self) -> DateTime<Utc> {
         self.at
+    }
+
+    /// How long the machine has been running.
+    pub(crate) fn since_boot(&self) -> SinceBoot {
+        self.clock.since_boot()
     }
 
     /// A new id (UUID version 7 of this transaction's instant).
@@ -218,6 +224,20 @@ impl Ledger {
         Ok(busy == 0)
     }
 
+    /// Writes a consistent copy of the ledger into a new file, durable when it returns.
+    pub async fn backup(&self, to: &Path) -> Result<(), Fault> {
+        let fail = |message: String| Fault::Url { url: to.display().to_string(), message };
+        if to.exists() {
+            return Err(fail("the file is there already; name a new one".into()));
+        }
+        sqlx::query("VACUUM INTO ?")
+            .bind(to.display().to_string())
+            .execute(&self.writer)
+            .await
+            .map_err(Fault::database("copy the ledger"))?;
+        std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(|error| fail(error.to_string()))
+    }
+
     /// Closes every connection.
     pub async fn close(&self) {
         self.readers.close().await;
@@ -227,8 +247,8 @@ impl Ledger {
     async fn begin(&self, pool: &SqlitePool, statement: &'static str) -> Result<Tx, Fault> {
         let inner = pool.begin_with(statement).await.map_err(Fault::database("begin a transaction"))?;
         // Read after the lock is held: what was committed before this transaction was stamped before it.
-        let at = rows::whole_us(self.clock.now());
-        Ok(Tx { inner, at, entropy: self.entropy.clone(), unwritten: Unwritten::default() })
+        let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
+        Ok(Tx { inner, at: rows::whole_us(clock.now()), clock, entropy, unwritten: Unwritten::default() })
     }
 }
 

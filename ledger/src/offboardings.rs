@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
-    many::Many,
+    many::{Many, Script},
     rows::{Cells, one, to_json, us},
 };
 
@@ -193,7 +193,7 @@ macro_rules! start {
     };
 }
 
-const STARTS: [(Wait, Many); 3] = [
+static STARTS: [(Wait, Many); 3] = [
     (Wait::Grace, start!("grace_until")),
     (Wait::ArchiveDelay, start!("archive_after")),
     (Wait::Retention, start!("retention_until")),
@@ -257,12 +257,11 @@ impl Tx {
     }
 
     /// Writes the ends of waits that start, each once.
-    pub(crate) async fn start_waits(&mut self, mut waits: Vec<(Wait, Uuid, DateTime<Utc>)>) -> Result<(), Fault> {
+    pub(crate) fn start_waits(&self, mut waits: Vec<(Wait, Uuid, DateTime<Utc>)>, script: &mut Script) {
         for (wait, many) in &STARTS {
             let started = waits.extract_if(.., |(kind, ..)| kind == wait).collect();
-            self.write_many(many, started, |query, (_, id, until)| query.bind(id.to_string()).bind(us(until))).await?;
+            script.add(many, started, |query, (_, id, until): (Wait, Uuid, _)| query.bind(id.to_string()).bind(us(until)));
         }
-        Ok(())
     }
 
     /// Writes the destruction plan that is to be approved.

@@ -4,14 +4,14 @@
 
 use chrono::{DateTime, Utc};
 use lethe_stages::{LifecycleState, canonical};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
-    many::Many,
+    many::{Many, Script},
     rows::{Cells, one, us},
     trail::Recorded,
 };
@@ -42,6 +42,18 @@ pub struct Plane {
     pub created_at: DateTime<Utc>,
     /// When it became a tombstone.
     pub purged_at: Option<DateTime<Utc>>,
+    /// Where it came from, if it was restored.
+    #[serde(flatten)]
+    pub lineage: Option<Lineage>,
+}
+
+/// Where a restored plane came from. It never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lineage {
+    /// The plane whose archive it was.
+    pub restored_from: Uuid,
+    /// `sha256:` of the verified manifest of that archive.
+    pub restored_manifest_sha256: String,
 }
 
 /// A plane to register, checked already.
@@ -55,10 +67,12 @@ pub struct NewPlane {
     pub archive_url: String,
     /// The canary of that archive.
     pub archive_id: Uuid,
+    /// Where it comes from, if it is restored.
+    pub lineage: Option<Lineage>,
 }
 
 /// What a plane holds in one store.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Binding {
     /// The store.
     pub store_id: Uuid,
@@ -97,6 +111,10 @@ pub(crate) fn plane(cells: &Cells<'_>) -> Result<Plane, Fault> {
         usage_reported: cells.get("usage_reported")?,
         created_at: cells.at("created_at")?,
         purged_at: cells.maybe_at("purged_at")?,
+        lineage: match (cells.maybe_parsed("restored_from")?, cells.get("restored_manifest_sha256")?) {
+            (Some(restored_from), Some(restored_manifest_sha256)) => Some(Lineage { restored_from, restored_manifest_sha256 }),
+            _ => None,
+        },
     })
 }
 
@@ -104,7 +122,7 @@ fn plane_row(row: &SqliteRow) -> Result<Plane, Fault> {
     plane(&Cells::new(row, "planes", "id"))
 }
 
-pub(crate) fn binding(row: &SqliteRow) -> Result<Binding, Fault> {
+fn binding(row: &SqliteRow) -> Result<Binding, Fault> {
     let cells = Cells::new(row, "bindings", "plane_id");
     Ok(Binding {
         store_id: cells.parsed("store_id")?,
@@ -130,7 +148,7 @@ pub struct Move {
     pub recorded: Recorded,
 }
 
-const MOVE: Many = Many {
+static MOVE: Many = Many {
     doing: "move a plane",
     before: "WITH move (plane_id, from_state, to_state, at) AS (",
     after: ") UPDATE planes SET state = move.to_state, draining = (move.to_state <> 'ACTIVE'),
@@ -148,9 +166,12 @@ impl Tx {
     pub async fn insert_plane(&mut self, new: &NewPlane, bindings: &[Binding]) -> Result<Plane, Fault> {
         let id = self.new_id();
         let at = us(self.at());
+        // Its mark will stand beside this archive too.
+        self.know_archive(&new.archive_url, new.archive_id).await?;
         let done = sqlx::query(
-            "INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at)
-             VALUES (?, ?, ?, 'ACTIVE', 0, 0, ?, ?, 0, ?)",
+            "INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at,
+                restored_from, restored_manifest_sha256)
+             VALUES (?, ?, ?, 'ACTIVE', 0, 0, ?, ?, 0, ?, ?, ?)",
         )
         .bind(id.to_string())
         .bind(new.tenant_id.to_string())
@@ -158,6 +179,8 @@ impl Tx {
         .bind(&new.archive_url)
         .bind(new.archive_id.to_string())
         .bind(at)
+        .bind(new.lineage.as_ref().map(|lineage| lineage.restored_from.to_string()))
+        .bind(new.lineage.as_ref().map(|lineage| &lineage.restored_manifest_sha256))
         .execute(self.connection())
         .await;
         one("register a plane", done.map_err(Fault::database("register a plane"))?)?;
@@ -257,15 +280,16 @@ impl Tx {
 
     /// Moves a plane from one state to another; a fault if it is not where it is said to be.
     pub async fn move_plane(&mut self, moved: Move) -> Result<(), Fault> {
-        self.move_all(vec![moved]).await
+        let mut script = Script::default();
+        self.move_all(vec![moved], &mut script);
+        self.run(script).await
     }
 
-    pub(crate) async fn move_all(&mut self, moves: Vec<Move>) -> Result<(), Fault> {
+    pub(crate) fn move_all(&self, moves: Vec<Move>, script: &mut Script) {
         let at = us(self.at());
-        self.write_many(&MOVE, moves, |query, moved| {
+        script.add(&MOVE, moves, move |query, moved: Move| {
             query.bind(moved.plane_id.to_string()).bind(moved.from.as_str()).bind(moved.to.as_str()).bind(at)
-        })
-        .await
+        });
     }
 
     /// Refuses new runs from now on, or lets them in again.
@@ -298,6 +322,8 @@ impl Tx {
             ("entomb a plane", "UPDATE planes SET name = NULL, name_salt = ?3, name_tag = ?4, archive_url = NULL WHERE id = ?1"),
             ("entomb a plane's bindings", "UPDATE bindings SET mapping = NULL WHERE plane_id = ?1"),
             ("entomb an archive", "UPDATE archives SET manifest = NULL, purged_at = ?5 WHERE offboarding_id = ?2"),
+            // What calls about it were answered names what it was.
+            ("forget answers about a plane", "DELETE FROM idempotency WHERE instr(answer, ?1) > 0"),
             ("entomb an offboarding", "UPDATE offboardings SET salt = NULL, plan = NULL WHERE id = ?2"),
             // A failure's message may name a record's key, a remembered answer the mapping.
             ("entomb failures", "UPDATE stage_runs SET last_error = NULL WHERE plane_id = ?1"),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
-    many::Many,
+    many::{Many, Script},
     rows::{Cells, one, to_json, us},
 };
 
@@ -170,21 +170,21 @@ pub struct NewRun {
     pub due_at: DateTime<Utc>,
 }
 
-const ENQUEUE: Many = Many {
+static ENQUEUE: Many = Many {
     doing: "enqueue a run",
     before: "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, attempt, interruptions, enqueued_at)",
     after: "",
     columns: 10,
 };
 
-const RAISE: Many = Many {
+static RAISE: Many = Many {
     doing: "raise a plane's epoch",
     before: "WITH claim (plane_id, epoch) AS (",
     after: ") UPDATE planes SET epoch = claim.epoch FROM claim WHERE planes.id = claim.plane_id AND planes.epoch = claim.epoch - 1",
     columns: 2,
 };
 
-const LEASE: Many = Many {
+static LEASE: Many = Many {
     doing: "lease a run",
     before: "WITH claim (run_id, epoch, owner, until, at) AS (",
     after: ") UPDATE stage_runs AS r SET status = 'running', due_at = NULL, blocked = NULL, progress = NULL, epoch = claim.epoch,
@@ -193,7 +193,7 @@ const LEASE: Many = Many {
     columns: 5,
 };
 
-const SETTLE: Many = Many {
+static SETTLE: Many = Many {
     doing: "settle a run",
     before: "WITH answer (id, was, epoch, status, due_at, waits_for, blocked, evidence, error, attempts, interruptions, finished_at) AS (",
     after: ") UPDATE stage_runs AS r SET status = answer.status, due_at = answer.due_at, waits_for = answer.waits_for,
@@ -207,30 +207,32 @@ const SETTLE: Many = Many {
 impl Tx {
     /// Inserts a run.
     pub async fn enqueue(&mut self, new: NewRun) -> Result<(), Fault> {
-        self.enqueue_all(vec![new]).await
+        let mut script = Script::default();
+        self.enqueue_all(vec![new], &mut script);
+        self.run(script).await
     }
 
-    pub(crate) async fn enqueue_all(&mut self, new: Vec<NewRun>) -> Result<(), Fault> {
+    pub(crate) fn enqueue_all(&self, new: Vec<NewRun>, script: &mut Script) {
         let at = us(self.at());
-        let new: Vec<_> = new.into_iter().map(|new| (self.new_id(), new)).collect();
-        self.write_many(&ENQUEUE, new, |query, (id, new)| {
+        let new = new.into_iter().map(|new| (self.new_id(), new)).collect();
+        script.add(&ENQUEUE, new, move |query, (id, new): (Uuid, NewRun)| {
             let query = query.bind(id.to_string()).bind(new.offboarding_id.to_string()).bind(new.plane_id.to_string());
             let query = query.bind(new.tenant_id.to_string()).bind(new.step.as_str()).bind(RunStatus::Queued.as_str());
             query.bind(us(new.due_at)).bind(0).bind(0).bind(at)
-        })
-        .await
+        });
     }
 
     /// Leases queued runs, each of a plane whose epoch is thereby raised by one to the epoch named beside it.
     pub async fn lease(&mut self, runs: &[(&Run, i64)], lease: &Lease) -> Result<(), Fault> {
-        let (at, until) = (us(self.at()), us(lease.until));
-        let planes = runs.iter().map(|(run, epoch)| (run.plane_id.to_string(), *epoch)).collect();
-        self.write_many(&RAISE, planes, |query, (plane, epoch)| query.bind(plane).bind(epoch)).await?;
-        let runs = runs.iter().map(|(run, epoch)| (run.id.to_string(), *epoch)).collect();
-        self.write_many(&LEASE, runs, |query, (run, epoch)| {
-            query.bind(run).bind(epoch).bind(lease.owner.clone()).bind(until).bind(at)
-        })
-        .await
+        let (at, until, owner) = (us(self.at()), us(lease.until), lease.owner.clone());
+        let mut script = Script::default();
+        let planes = runs.iter().map(|(run, epoch)| (run.plane_id, *epoch)).collect();
+        script.add(&RAISE, planes, |query, (plane, epoch): (Uuid, i64)| query.bind(plane.to_string()).bind(epoch));
+        let runs = runs.iter().map(|(run, epoch)| (run.id, *epoch)).collect();
+        script.add(&LEASE, runs, move |query, (run, epoch): (Uuid, i64)| {
+            query.bind(run.to_string()).bind(epoch).bind(owner.clone()).bind(until).bind(at)
+        });
+        self.run(script).await
     }
 
     /// Renews the leases among `runs` (with the epoch of each claim) that are still the owner's; answers those that are.
@@ -258,18 +260,19 @@ impl Tx {
 
     /// Settles a run that is in the status the caller read in this transaction.
     pub async fn settle(&mut self, run: &Run, settlement: &Settlement) -> Result<(), Fault> {
-        self.settle_all(vec![Settled::of(run, settlement)]).await
+        let mut script = Script::default();
+        self.settle_all(vec![Settled::of(run, settlement)], &mut script);
+        self.run(script).await
     }
 
-    pub(crate) async fn settle_all(&mut self, settled: Vec<Settled>) -> Result<(), Fault> {
+    pub(crate) fn settle_all(&self, settled: Vec<Settled>, script: &mut Script) {
         let at = us(self.at());
-        self.write_many(&SETTLE, settled, |query, row| {
+        script.add(&SETTLE, settled, move |query, row: Settled| {
             let query = query.bind(row.id.to_string()).bind(row.was.as_str()).bind(row.epoch);
             let query = query.bind(row.status.as_str()).bind(row.due_at.map(us)).bind(row.waits_for).bind(row.blocked);
             let query = query.bind(row.evidence).bind(row.error).bind(row.attempts).bind(row.interruptions);
             query.bind(row.finished.then_some(at))
-        })
-        .await
+        });
     }
 
     /// Queues a halted run again, now, with its attempts and interruptions reset.
@@ -369,9 +372,13 @@ impl Tx {
                 waits_for = 'HOLD_ACTIVE' AND NOT EXISTS (SELECT 1 FROM holds h JOIN planes p ON p.id = r.plane_id
                     WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id))
                 OR waits_for IN ('ACTIVE_REFERENCES', 'ACTIVE_USAGE') AND NOT EXISTS (SELECT 1 FROM plane_usage u
-                    WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > ?1)
+                    WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > ?1
+                    AND (u.kind = 'run' OR waits_for = 'ACTIVE_USAGE'))
                 OR waits_for IN ('APPROVAL_REQUIRED', 'APPROVAL_EXPIRED', 'APPROVAL_DENIED', 'PLAN_CHANGED') AND EXISTS (SELECT 1
                     FROM approvals a WHERE a.offboarding_id = r.offboarding_id AND a.status = 'granted' AND a.expires_at > ?1)
+                OR waits_for = 'CLOCK_SUSPECT' AND NOT EXISTS (SELECT 1 FROM witness WHERE clock_suspect_since IS NOT NULL)
+                OR waits_for = 'LEDGER_BEHIND' AND NOT EXISTS (SELECT 1 FROM witness WHERE behind_since IS NOT NULL)
+                OR waits_for = 'USAGE_UNKNOWN' AND EXISTS (SELECT 1 FROM planes p WHERE p.id = r.plane_id AND p.usage_reported = 1)
                 OR waits_for = 'PAUSED' AND NOT EXISTS (SELECT 1 FROM pauses)
                 OR waits_for = 'TENANT_NOT_ACTIVE' AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = r.tenant_id AND t.status = 'active'))",
         )

@@ -1,11 +1,25 @@
 //! Where instants and randomness come from. Nothing else in Lethe reads the time or draws a random number.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// How long the machine has been running, by a clock that nobody sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinceBoot {
+    /// Which run of the machine.
+    pub boot: String,
+    /// How long it has lasted, time asleep included.
+    pub elapsed: TimeDelta,
+}
 
 /// The source of instants, in UTC.
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> DateTime<Utc>;
+
+    /// How long the machine has been running. What [`Self::now`] gains beyond it was not time that passed.
+    fn since_boot(&self) -> SinceBoot {
+        crate::witness::machine()
+    }
 }
 
 /// The source of randomness: ids, salts, secrets and jitter.

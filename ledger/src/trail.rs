@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
-    many::Many,
+    many::{Many, Script},
     rows::{Cells, us},
 };
 
@@ -152,6 +152,16 @@ lethe_stages::text_enum! {
         Paused = "PAUSED",
         /// A pause was lifted.
         Resumed = "RESUMED",
+        /// The clock jumped.
+        ClockSuspect = "CLOCK_SUSPECT",
+        /// A person confirmed the clock.
+        ClockConfirmed = "CLOCK_CONFIRMED",
+        /// The ledger was found behind its mark.
+        LedgerBehind = "LEDGER_BEHIND",
+        /// A person reconciled it.
+        LedgerReconciled = "LEDGER_RECONCILED",
+        /// The plane's archive was restored into a new plane.
+        ArchiveRestored = "ARCHIVE_RESTORED",
         /// A token was issued.
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.
@@ -347,21 +357,21 @@ impl Unwritten {
     }
 }
 
-const ENTRIES: Many = Many {
+static ENTRIES: Many = Many {
     doing: "append to the trail",
     before: "INSERT INTO trail (chain, sequence_no, event_id, event_type, tenant_id, plane_id, offboarding_id, at, body, previous, hash)",
     after: "",
     columns: 11,
 };
 
-const VALUES: Many = Many {
+static VALUES: Many = Many {
     doing: "append to the trail",
     before: "INSERT INTO trail_values (event_id, field, value, salt)",
     after: "",
     columns: 4,
 };
 
-const HEADS: Many = Many {
+static HEADS: Many = Many {
     doing: "move a chain's head",
     before: "INSERT INTO chains (chain, head, next_sequence)",
     after: "ON CONFLICT (chain) DO UPDATE SET head = excluded.head, next_sequence = excluded.next_sequence",
@@ -455,18 +465,16 @@ impl Tx {
         let moved = self.unwritten.heads.iter_mut().filter_map(|(chain, head)| {
             std::mem::take(&mut head.moved).then(|| (chain.to_string(), head.hash.clone(), head.next))
         });
-        let moved = moved.collect();
-        self.write_many(&ENTRIES, entries, |query, row| {
+        let mut script = Script::default();
+        script.add(&HEADS, moved.collect(), |query, (chain, hash, next)| query.bind(chain).bind(hash).bind(next));
+        script.add(&ENTRIES, entries, move |query, row| {
             let query = query.bind(row.chain).bind(row.sequence_no).bind(row.event_id).bind(row.event_type.as_str());
             let query = query.bind(row.tenant_id).bind(row.plane_id).bind(row.offboarding_id).bind(at);
             query.bind(row.body).bind(row.previous).bind(row.hash)
-        })
-        .await?;
-        self.write_many(&VALUES, values, |query, row| {
-            query.bind(row.event_id).bind(row.field).bind(row.value).bind(row.salt.to_vec())
-        })
-        .await?;
-        self.write_many(&HEADS, moved, |query, (chain, hash, next)| query.bind(chain).bind(hash).bind(next)).await
+        });
+        script
+            .add(&VALUES, values, |query, row| query.bind(row.event_id).bind(row.field).bind(row.value).bind(row.salt.to_vec()));
+        self.run(script).await
     }
 
     /// Entries in the order they were made, filtered.

@@ -33,11 +33,19 @@ CREATE TABLE trail_values (
 
 CREATE TRIGGER trail_is_not_updated BEFORE UPDATE ON trail BEGIN SELECT RAISE(ABORT, 'trail: append only'); END;
 CREATE TRIGGER trail_is_not_deleted BEFORE DELETE ON trail BEGIN SELECT RAISE(ABORT, 'trail: append only'); END;
+-- INSERT OR REPLACE deletes without firing the triggers above: refused for every key by which it could.
 CREATE TRIGGER trail_is_not_replaced BEFORE INSERT ON trail
-WHEN EXISTS (SELECT 1 FROM trail WHERE chain = NEW.chain AND sequence_no = NEW.sequence_no OR event_id = NEW.event_id)
+WHEN EXISTS (SELECT 1 FROM trail
+    WHERE chain = NEW.chain AND sequence_no = NEW.sequence_no OR event_id = NEW.event_id OR place = NEW.place)
 BEGIN SELECT RAISE(ABORT, 'trail: append only'); END;
 CREATE TRIGGER chains_are_not_deleted BEFORE DELETE ON chains BEGIN SELECT RAISE(ABORT, 'chains: append only'); END;
 CREATE TRIGGER chains_only_grow BEFORE UPDATE ON chains WHEN NEW.next_sequence <= OLD.next_sequence
 BEGIN SELECT RAISE(ABORT, 'chains: append only'); END;
+CREATE TRIGGER chains_are_not_replaced BEFORE INSERT ON chains
+WHEN EXISTS (SELECT 1 FROM chains WHERE chain = NEW.chain AND next_sequence >= NEW.next_sequence)
+BEGIN SELECT RAISE(ABORT, 'chains: append only'); END;
+CREATE TRIGGER trail_values_are_not_replaced BEFORE INSERT ON trail_values
+WHEN EXISTS (SELECT 1 FROM trail_values WHERE event_id = NEW.event_id AND field = NEW.field)
+BEGIN SELECT RAISE(ABORT, 'trail_values: a value can be destroyed, not changed'); END;
 CREATE TRIGGER trail_values_are_not_changed BEFORE UPDATE ON trail_values
 BEGIN SELECT RAISE(ABORT, 'trail_values: a value can be destroyed, not changed'); END;

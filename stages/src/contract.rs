@@ -82,6 +82,10 @@ pub struct Facts {
     pub approval: Option<ApprovalFacts>,
     /// Whether somebody denied it.
     pub denied: bool,
+    /// Whether the clock jumped and nobody has confirmed it.
+    pub clock_suspect: bool,
+    /// Whether the ledger is behind its mark and nobody has reconciled it.
+    pub ledger_behind: bool,
     /// Whether a cancelled offboarding is still being undone.
     pub restore_pending: bool,
 }

@@ -48,6 +48,10 @@ crash_points! {
     PurgeManifestDeleted = "purge.manifest_deleted",
     /// Restore lifted the fence.
     RestoreUnfenced = "restore.unfenced",
+    /// One part of an archive is copied into the file that is being restored.
+    ArchivePartRestored = "archive.part_restored",
+    /// The restored file has its name, nothing is recorded.
+    ArchiveRestoreNamed = "archive.restore_named",
     /// A handler returned, its record is not committed.
     Performed = "performed",
     /// The record is committed.

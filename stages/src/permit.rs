@@ -56,9 +56,10 @@ impl Permit {
     /// Mints a permit, or says which fact forbids it. `epoch` is the one the claim has just raised.
     ///
     /// # Errors
-    /// HOLD_ACTIVE, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
+    /// HOLD_ACTIVE, CLOCK_SUSPECT, LEDGER_BEHIND, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
     pub fn mint(destruction: Destruction, facts: &Facts, epoch: i64, verdict: &Verdict) -> Result<Permit, Refusal> {
         no_hold(facts)?;
+        no_suspicion(facts)?;
         let manifest_sha256 = facts.manifest_sha256.clone().ok_or_else(|| {
             Refusal::new(Code::ExportNotVerified, "no verified manifest covers the plane's stores; its export must finish first")
         })?;
@@ -113,6 +114,22 @@ fn no_hold(facts: &Facts) -> Result<(), Refusal> {
     }
 }
 
+fn no_suspicion(facts: &Facts) -> Result<(), Refusal> {
+    if facts.ledger_behind {
+        return Err(Refusal::new(
+            Code::LedgerBehind,
+            "this ledger is behind the mark beside its archive, as one restored from a backup is: `lethe ledger reconcile --reason …`",
+        ));
+    }
+    if facts.clock_suspect {
+        return Err(Refusal::new(
+            Code::ClockSuspect,
+            "the clock jumped forward: if it is right now, `lethe ledger confirm-clock --reason …`",
+        ));
+    }
+    Ok(())
+}
+
 fn retention_met(facts: &Facts) -> Result<(), Refusal> {
     match facts.retention_until {
         Some(until) if until <= facts.at => Ok(()),
@@ -144,7 +161,10 @@ fn approved(facts: &Facts) -> Result<(), Refusal> {
         ));
     }
     if facts.plan_manifest_sha256 != facts.manifest_sha256 {
-        return Err(Refusal::new(Code::PlanChanged, "the plan names another manifest than the one that was verified"));
+        return Err(Refusal::new(
+            Code::PlanChanged,
+            "the plan is not the one that was digested, or names another manifest than the one that was verified",
+        ));
     }
     if !approval.consumed && approval.expires_at <= facts.at {
         return Err(Refusal::new(Code::ApprovalExpired, format!("the approval expired at {}", approval.expires_at.to_rfc3339())));

@@ -76,9 +76,14 @@ codes! {
     TokenUnknown = "TOKEN_UNKNOWN", "No such access token exists.";
     TokenNotActive = "TOKEN_NOT_ACTIVE", "The access token is suspended, revoked or expired.";
     QueryRefused = "QUERY_REFUSED", "The plane does not answer queries in its state.";
+    ClockSuspect = "CLOCK_SUSPECT", "The clock jumped; nothing is destroyed until a person has confirmed it.";
+    LedgerBehind = "LEDGER_BEHIND", "The ledger is behind the mark it left outside; nothing is destroyed until it is reconciled.";
+    NothingToConfirm = "NOTHING_TO_CONFIRM", "Neither the clock nor the ledger is under suspicion.";
     ExportNotVerified = "EXPORT_NOT_VERIFIED", "No verified export of every bound store exists.";
     NotConfirmed = "NOT_CONFIRMED", "What cannot be undone was not confirmed.";
     ArchiveMissing = "ARCHIVE_MISSING", "The plane has no archive to read.";
+    ArchiveBroken = "ARCHIVE_BROKEN", "An object of the archive is gone, or is not what was verified.";
+    ArchiveWithoutContent = "ARCHIVE_WITHOUT_CONTENT", "The archive is an inventory: it holds digests, and nothing that could be restored.";
 }
 
 impl std::fmt::Display for Code {

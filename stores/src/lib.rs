@@ -8,11 +8,13 @@
 mod archive;
 mod mapping;
 mod percent;
+mod restore;
 mod sqlite;
 mod store_url;
 #[cfg(test)]
 mod test_support;
 
-pub use archive::{canonical_archive_url, open_archive, prepare_archive};
+pub use archive::{canonical_archive_url, open_archive, prepare_archive, read_mark, write_mark};
 pub use mapping::Mapping;
+pub use restore::StoreDraft;
 pub use store_url::{StoreCheck, canonical_store_url, check_store, open_store};

@@ -33,7 +33,7 @@ pub struct StoreCheck {
 }
 
 /// The path of a `sqlite:` URL as it is written.
-fn sqlite_path(url: &str) -> Result<PathBuf, PortError> {
+pub(crate) fn sqlite_path(url: &str) -> Result<PathBuf, PortError> {
     let Some(path) = url.strip_prefix("sqlite:") else {
         let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
         return Err(PortError::Permanent(format!(

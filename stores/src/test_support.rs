@@ -48,6 +48,8 @@ pub(crate) fn permit(plane_id: Uuid, epoch: i64) -> Permit {
         plan_manifest_sha256: None,
         approval: None,
         denied: false,
+        clock_suspect: false,
+        ledger_behind: false,
         restore_pending: false,
     };
     Permit::mint(Destruction::Evict, &facts, epoch, &Verdict { policy_revision: "test".into() }).unwrap()

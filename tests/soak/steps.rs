@@ -57,12 +57,10 @@ pub async fn bench(name: &str, batch: usize, options: &Options) -> Json {
     let steps = (TURNS * each * STEPS) as f64;
     let (value, floor) = (steps / lethe_time.as_secs_f64(), steps / floor_time.as_secs_f64());
     let ratio = value / floor;
-    if options.is_full() {
-        assert!(ratio >= RATIO_MIN, "{name}: {value:.0} steps/s are {ratio:.2} of the floor's {floor:.0}");
-    }
     json!({
         "bench": name, "share": options.share, "steps": steps, "batch": batch, "value": rounded(value, 0),
         "floor": rounded(floor, 0), "ratio": rounded(ratio, 3), "ratio_min": RATIO_MIN,
+        "met": !options.is_full() || ratio >= RATIO_MIN,
     })
 }
 
@@ -94,6 +92,7 @@ impl Lethe {
                     name: format!("plane-{turn}-{number}"),
                     archive_url: "file:///archive".into(),
                     archive_id: Uuid::nil(),
+                    lineage: None,
                 };
                 let plane = tx.insert_plane(&plane, &[]).await?;
                 let (chain, by) = (Chain::Plane(plane.id), Actor::system("soak"));

@@ -96,6 +96,12 @@ impl World for FaultyWorld {
     async fn prepare_archive(&self, url: &str, new_id: Uuid) -> Result<(String, Uuid), PortError> {
         self.inner.prepare_archive(url, new_id).await
     }
+    async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError> {
+        self.inner.read_mark(url, archive_id, ledger_id).await
+    }
+    async fn write_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid, bytes: Vec<u8>) -> Result<(), PortError> {
+        self.inner.write_mark(url, archive_id, ledger_id, bytes).await
+    }
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {
         Ok(Arc::new(FaultyStore { inner: self.inner.store(plane, binding)?, plan: self.plan.clone() }))
     }

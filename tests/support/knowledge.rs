@@ -31,7 +31,7 @@ pub async fn insert(db: &mut SqliteConnection, plane: &str, number: usize) -> Re
     sqlx::query("INSERT INTO chunks (plane, body, source, page, score, embedding) VALUES (?, ?, ?, ?, ?, ?)")
         .bind(plane)
         .bind(format!("marker-{plane}-{number} lorem ipsum dolor sit amet"))
-        .bind((number % 3 > 0).then(|| format!("document-{}", number % 5)))
+        .bind((!number.is_multiple_of(3)).then(|| format!("document-{}", number % 5)))
         .bind(number as i64)
         .bind(number as f64 / 3.0)
         .bind(vector)

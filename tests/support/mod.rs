@@ -6,6 +6,7 @@ pub mod binary;
 pub mod faults;
 pub mod invariants;
 pub mod knowledge;
+mod ledger;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use lethe_worker::{
     clock::{ManualClock, SeededEntropy},
     config::Config,
     consequences::Consequences,
+    manager::{Claimed, Finished, RecordResult},
     operations::{self, Answer, App, Call},
     world::RealWorld,
 };
@@ -70,16 +72,67 @@ impl World {
         Self { dir, clock, app: Arc::new(app), faults }
     }
 
+    /// Another process over the same ledger and world, with another configuration.
+    pub async fn reopened(self, overrides: &str) -> Self {
+        let file = self.dir.path().join("lethe.toml");
+        std::fs::write(&file, overrides).expect("write the configuration");
+        let config = Config::load(Some(&file)).expect("a configuration");
+        self.app.ledger.close().await;
+        let options = OpenOptions {
+            url: format!("sqlite:{}", self.dir.path().join("lethe.db").display()),
+            clock: Arc::new(self.clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(8)),
+        };
+        let ledger = Ledger::open(options).await.expect("the ledger again");
+        let stages = StageRegistry::standard();
+        let app = App::new(ledger, config, stages, self.faults.clone(), operations::all(), Consequences::standard());
+        Self { app: Arc::new(app.expect("assembled")), ..self }
+    }
+
     /// A call, whatever it is answered.
     pub async fn ask(&self, actor: &str, operation: &str, arguments: Json) -> Answer {
-        let call = Call {
-            operation: operation.into(),
-            arguments,
-            actor: actor.parse().expect("an actor"),
-            tenant: None,
-            idempotency_key: None,
-        };
-        self.app.dispatch(&call).await.expect("the ledger works")
+        self.dispatch(&call(actor, operation, arguments)).await
+    }
+
+    /// A call with everything that a call has, whatever it is answered.
+    pub async fn dispatch(&self, call: &Call) -> Answer {
+        self.app.dispatch(call).await.expect("the ledger works")
+    }
+
+    /// Claims the one run of the plane that is due, as another worker would: it is neither performed nor recorded.
+    pub async fn claim(&self, plane: &str) -> Claimed {
+        let (mut claimed, _) = self.app.manager.claim(1, WORKER, Some(plane.parse().expect("an id"))).await.expect("claim");
+        claimed.pop().expect("a run that may start")
+    }
+
+    /// Performs a claimed run and records what became of it.
+    pub async fn finish(&self, claimed: &Claimed) -> RecordResult {
+        let finished = self.app.manager.perform(claimed).await;
+        self.record(&finished).await
+    }
+
+    /// Records what became of a run.
+    pub async fn record(&self, finished: &Finished) -> RecordResult {
+        self.app.manager.record(std::slice::from_ref(finished), WORKER).await.expect("record")[0]
+    }
+
+    /// Bob approves the plan of an archived plane.
+    pub async fn approve(&self, plane: &str) -> Json {
+        self.call("user:bob", "knowledge.approval.grant", json!({"plane": plane, "reason": "checked"})).await
+    }
+
+    /// Why the plane's run does not go on, by code.
+    pub async fn blocked_by(&self, plane: &str) -> Vec<String> {
+        let status = self.status(plane).await;
+        let blocked = status["offboarding"]["blocked_by"].as_array().cloned().unwrap_or_default();
+        blocked.iter().map(|refusal| refusal["code"].as_str().expect("a code").to_owned()).collect()
+    }
+
+    /// Where the plane's run stands: step and status.
+    pub async fn run(&self, plane: &str) -> (String, String) {
+        let offboarding = &self.status(plane).await["offboarding"];
+        let text = |field: &str| offboarding[field].as_str().expect(field).to_owned();
+        (text("step"), text("run_status"))
     }
 
     /// A call that must be done.
@@ -177,6 +230,30 @@ impl World {
         assert_eq!(self.state(plane).await, "ARCHIVED", "{}", self.status(plane).await);
     }
 
+    /// Requests an offboarding and works until `step` is the next to be claimed and due, approved where it is the purge.
+    pub async fn reach(&self, plane: &str, step: &str) {
+        self.request(plane, "1h").await;
+        for _ in 0..10 {
+            let offboarding = &self.status(plane).await["offboarding"];
+            let due: DateTime<Utc> = offboarding["due_at"].as_str().expect("queued").parse().expect("an instant");
+            self.clock.advance((due - self.app.ledger.now()).max(TimeDelta::zero()));
+            if offboarding["step"] == "purge" {
+                self.approve(plane).await;
+            }
+            if offboarding["step"] == step {
+                return;
+            }
+            assert_eq!(self.finish(&self.claim(plane).await).await, RecordResult::Recorded);
+        }
+        panic!("{step} is not reached: {}", self.status(plane).await);
+    }
+
+    /// Writes one more record into the plane of this value, as its application would.
+    pub async fn write(&self, value: &str) -> Result<(), String> {
+        let mut db = knowledge::open(&self.dir.path().join("knowledge.db")).await;
+        knowledge::insert(&mut db, value, 900).await.map_err(|error| error.to_string())
+    }
+
     /// The plane's trail, as `TYPE step code` lines.
     pub async fn trail(&self, plane: &str) -> Vec<String> {
         let entries = self.call("user:auditor", "governance.audit.list", json!({"plane": plane})).await;
@@ -213,4 +290,10 @@ pub fn line(entry: &Json) -> String {
         }
     }
     text
+}
+
+/// A call by an operator.
+pub fn call(actor: &str, operation: &str, arguments: Json) -> Call {
+    let actor = actor.parse().expect("an actor");
+    Call { operation: operation.into(), arguments, actor, tenant: None, idempotency_key: None }
 }

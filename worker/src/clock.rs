@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lethe_ledger::{Clock, Entropy};
+use lethe_ledger::{Clock, Entropy, SinceBoot};
 
 /// The machine's clock.
 pub struct SystemClock;
@@ -20,35 +20,62 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is moved.
 #[derive(Clone)]
-pub struct ManualClock(Arc<AtomicI64>);
+pub struct ManualClock {
+    at: Arc<AtomicI64>,
+    elapsed: Arc<AtomicI64>,
+}
 
 impl ManualClock {
     /// A clock that stands at `at`.
     pub fn at(at: DateTime<Utc>) -> Self {
-        Self(Arc::new(AtomicI64::new(at.timestamp_micros())))
+        Self { at: Arc::new(AtomicI64::new(at.timestamp_micros())), elapsed: Arc::default() }
     }
 
-    /// Moves it on (or back).
+    /// Lets time pass.
     pub fn advance(&self, by: TimeDelta) {
-        self.0.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
+        self.jump(by);
+        self.elapsed.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Sets the clock on (or back) without any time passing.
+    pub fn jump(&self, by: TimeDelta) {
+        self.at.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp_micros(self.0.load(Ordering::SeqCst)).unwrap_or_default()
+        DateTime::from_timestamp_micros(self.at.load(Ordering::SeqCst)).unwrap_or_default()
+    }
+
+    fn since_boot(&self) -> SinceBoot {
+        SinceBoot { boot: "manual".into(), elapsed: TimeDelta::microseconds(self.elapsed.load(Ordering::SeqCst)) }
     }
 }
 
-/// For tests with real processes: the machine's clock plus the offset (in seconds) that a file holds.
+/// For tests with real processes: the machine's clock plus what a file holds, in seconds: time that has passed, and a jump.
 #[cfg(feature = "testing")]
 pub struct FileClock(pub std::path::PathBuf);
 
 #[cfg(feature = "testing")]
+impl FileClock {
+    fn offsets(&self) -> (TimeDelta, TimeDelta) {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        let mut numbers = text.split_whitespace().map(|word| TimeDelta::seconds(word.parse().unwrap_or(0)));
+        (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+    }
+}
+
+#[cfg(feature = "testing")]
 impl Clock for FileClock {
     fn now(&self) -> DateTime<Utc> {
-        let offset = std::fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        SystemClock.now() + TimeDelta::seconds(offset)
+        let (passed, jump) = self.offsets();
+        SystemClock.now() + passed + jump
+    }
+
+    fn since_boot(&self) -> SinceBoot {
+        let SinceBoot { boot, elapsed } = SystemClock.since_boot();
+        SinceBoot { boot, elapsed: elapsed + self.offsets().0 }
     }
 }
 

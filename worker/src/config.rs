@@ -67,6 +67,8 @@ pub struct Config {
     pub purge: PurgeConfig,
     /// Archives.
     pub archive: ArchiveConfig,
+    /// The clock.
+    pub clock: ClockConfig,
     /// The queue.
     pub queue: QueueConfig,
     /// The sweep.
@@ -145,6 +147,14 @@ pub struct ArchiveConfig {
     pub part_rows_max: usize,
     /// Most bytes in a part.
     pub part_bytes_max: usize,
+}
+
+/// See `[clock]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockConfig {
+    /// Longest believable time across a reboot.
+    pub gap_max: Span,
 }
 
 /// See `[queue]`.

@@ -137,6 +137,8 @@ pub fn waits(code: Code) -> bool {
             | ApprovalDenied
             | PlanChanged
             | HoldActive
+            | ClockSuspect
+            | LedgerBehind
             | Paused
             | PurgeRateLimited
             | TenantNotActive

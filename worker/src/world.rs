@@ -22,6 +22,12 @@ pub trait World: Send + Sync {
     /// Makes an archive usable and answers its canonical URL and its canary.
     async fn prepare_archive(&self, url: &str, new_id: Uuid) -> Result<(String, Uuid), PortError>;
 
+    /// The mark that a ledger left beside an archive.
+    async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError>;
+
+    /// Replaces it.
+    async fn write_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid, bytes: Vec<u8>) -> Result<(), PortError>;
+
     /// Opens one binding of a plane.
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError>;
 
@@ -46,6 +52,14 @@ impl World for RealWorld {
         let url = lethe_stores::canonical_archive_url(url)?;
         let id = lethe_stores::prepare_archive(&url, new_id).await?;
         Ok((url, id))
+    }
+
+    async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError> {
+        lethe_stores::read_mark(url, archive_id, ledger_id).await
+    }
+
+    async fn write_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid, bytes: Vec<u8>) -> Result<(), PortError> {
+        lethe_stores::write_mark(url, archive_id, ledger_id, bytes).await
     }
 
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {

@@ -48,8 +48,8 @@ fn usage_is_known(facts: &Facts) -> Result<(), Refusal> {
     if facts.usage_known == UsageKnown::None && !facts.usage_unknown_accepted {
         return Err(Refusal::new(
             Code::UsageUnknown,
-            "nobody reports what uses this plane, and policy does not accept that: report with `lethe usage open|close`, \
-             or set `usage.accept_unknown = true`",
+            "nobody reports what uses this plane, and policy does not accept that: report with `lethe usage open|close`; \
+             `usage.accept_unknown = true` counts for offboardings requested after it was set",
         ));
     }
     Ok(())

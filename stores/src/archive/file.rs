@@ -31,7 +31,7 @@ pub(super) struct FileObjects {
 }
 
 /// Runs file I/O where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
 ) -> Result<T, PortError> {
     match tokio::task::spawn_blocking(work).await {
@@ -201,7 +201,7 @@ pub(super) fn create_dirs(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a directory's entries durable.
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -259,7 +259,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(written)
 }
 
-fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let temporary = write_temporary(directory, &file_name(path), bytes)?;
     fs::rename(&temporary, path)?;

@@ -10,6 +10,7 @@ mod columns;
 mod decode;
 mod encode;
 mod file;
+mod mark;
 mod object;
 mod parts;
 mod place;
@@ -21,7 +22,11 @@ use std::sync::Arc;
 use lethe_stages::ports::{Archive, PortError};
 use uuid::Uuid;
 
-pub use self::place::{canonical_archive_url, prepare_archive};
+pub(crate) use self::file::{blocking, sync_dir};
+pub use self::{
+    mark::{read_mark, write_mark},
+    place::{canonical_archive_url, prepare_archive},
+};
 
 /// Binds a plane to its prefix `DIR/<plane_id>/` in an archive that was prepared. Nothing is opened yet.
 ///

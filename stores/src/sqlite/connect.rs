@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 use lethe_stages::ports::PortError;
 use sqlx::{
     ConnectOptions, Connection, Sqlite, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteConnection},
+    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 
 /// How long SQLite itself waits for a lock before it says busy.
@@ -38,6 +38,12 @@ impl File {
     /// copies no longer holds what was erased.
     pub(super) async fn rewriting(&self) -> Result<SqliteConnection, PortError> {
         self.connect(self.options().pragma("secure_delete", "ON")).await
+    }
+
+    /// A connection that builds a file of which nobody else knows yet: without a journal and unsynchronised, because a crash throws the
+    /// file away. Who gives it a name synchronises it before.
+    pub(super) async fn building(&self) -> Result<SqliteConnection, PortError> {
+        self.connect(self.options().journal_mode(SqliteJournalMode::Off).synchronous(SqliteSynchronous::Off)).await
     }
 
     fn options(&self) -> SqliteConnectOptions {

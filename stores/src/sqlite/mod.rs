@@ -11,6 +11,7 @@ mod fence;
 mod kinds;
 mod proof;
 mod read;
+mod rebuild;
 mod schema;
 mod scrub;
 mod sql;
@@ -32,7 +33,7 @@ use serde_json::Value as Json;
 use sqlx::{Row, sqlite::SqliteConnection};
 use uuid::Uuid;
 
-pub(crate) use self::check::check;
+pub(crate) use self::{check::check, rebuild::Rebuild};
 use self::{
     connect::{File, close, failed},
     dependents::unfenced,

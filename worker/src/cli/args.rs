@@ -132,6 +132,9 @@ pub(crate) enum Command {
     /// Archives of planes
     #[command(subcommand)]
     Archive(ArchiveCommand),
+    /// The ledger itself: check it, copy it, release it from suspicion
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -493,11 +496,52 @@ pub(crate) enum AuditCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Check the file, the trail, the clock and the marks beside the archives
+    Check,
+    /// Copy the ledger while it is in use, and verify the copy
+    Backup {
+        /// A file that does not exist yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// After a restore from a backup: ask every store and archive again, and let the ledger destroy again
+    Reconcile {
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// After a jump of the clock: it is right now
+    ConfirmClock {
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ArchiveCommand {
     /// Read everything back and compare it with the ledger's copy of the manifest
     Verify {
         /// Plane id or tenant/name
         plane: String,
+        /// Restore it too, into a scratch file beside the ledger that is removed again, and compare every record
+        #[arg(long)]
+        restore: bool,
+    },
+    /// Restore the archive into a new plane of the same tenant, over a new SQLite file; every record is compared
+    ///
+    /// The archived plane and its stores are left as they are. The new file has one table per binding, named as it was, with the
+    /// columns and the key of the archive; indexes and other constraints are the application's to make.
+    Restore {
+        /// Plane id or tenant/name
+        plane: String,
+        /// The new plane's name
+        #[arg(long, value_name = "NAME")]
+        into: String,
+        /// Where its records go: sqlite:FILE, which must not exist yet [default: restored/NAME.db beside the ledger]
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
     },
     /// Copy the archive's objects, digests compared, into a new folder
     Export {

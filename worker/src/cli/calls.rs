@@ -9,8 +9,9 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     CommandError,
     args::{
-        AccessCommand, ApprovalCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand, OffboardingCommand,
-        PlaneCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        AccessCommand, ApprovalCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand, LedgerCommand,
+        OffboardingCommand, PlaneCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand,
+        UsageCommand, WaitArgs,
     },
     wait::{Goal, Wait},
 };
@@ -128,8 +129,19 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             },
         },
         Command::Archive(command) => match command {
-            ArchiveCommand::Verify { plane } => planned("knowledge.archive.verify", json!({"plane": plane})),
+            ArchiveCommand::Verify { plane, restore } => {
+                planned("knowledge.archive.verify", json!({"plane": plane, "restore": restore}))
+            }
+            ArchiveCommand::Restore { plane, into, store } => {
+                planned("knowledge.archive.restore", with(json!({"plane": plane, "into": into}), given(&[("store", &store)])))
+            }
             ArchiveCommand::Export { plane, to } => planned("knowledge.archive.export", json!({"plane": plane, "to": to})),
+        },
+        Command::Ledger(command) => match command {
+            LedgerCommand::Check => planned("governance.ledger.check", json!({})),
+            LedgerCommand::Backup { to } => planned("governance.ledger.backup", json!({"to": to})),
+            LedgerCommand::Reconcile { reason } => planned("governance.ledger.reconcile", json!({"reason": reason})),
+            LedgerCommand::ConfirmClock { reason } => planned("governance.clock.confirm", json!({"reason": reason})),
         },
         Command::Demo(_)
         | Command::Serve { .. }

@@ -139,55 +139,74 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Migrate { insecure_demo } => {
             let ledger = open::migrate(&global, insecure_demo).await?;
             let document = json!({"ledger": open::url(&global), "ledger_id": ledger.id(), "migrated": true, "insecure_demo": ledger.insecure_demo()});
+            ledger.close().await;
             print(&global, "migrate", document);
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve {} => {
-            let app = open::app(&global, true).await?;
-            runner::run(app, RunOptions { plane: None, until_idle: false, stop: stop_signal() }).await?;
-            Ok(ExitCode::SUCCESS)
+            with_app(&global, true, async |app| {
+                runner::run(app.clone(), RunOptions { plane: None, until_idle: false, stop: stop_signal() }).await?;
+                Ok(ExitCode::SUCCESS)
+            })
+            .await
         }
-        Command::Work { until_idle } => {
-            let app = open::app(&global, true).await?;
-            let bars = bars::Bars::start(&app, global.json);
-            let worked = runner::run(app.clone(), RunOptions { plane: None, until_idle, stop: stop_signal() }).await;
-            bars.finish();
-            worked?;
-            let waiting = app.ledger.read(async |tx: &mut lethe_ledger::Tx| tx.next_due().await).await?;
-            print(&global, "work", json!({"idle": until_idle, "next_due_at": waiting}));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Work { until_idle } => with_app(&global, true, async |app| work(app, &global, until_idle).await).await,
         Command::Sweep {} => {
-            let app = open::app(&global, false).await?;
-            let report = app.manager.sweep().await?;
-            print(&global, "sweep", json!(report));
-            Ok(ExitCode::SUCCESS)
+            with_app(&global, false, async |app| {
+                print(&global, "sweep", json!(app.manager.sweep().await?));
+                Ok(ExitCode::SUCCESS)
+            })
+            .await
         }
-        command => call(&global, command).await,
+        command => {
+            let planned = calls::plan(command)?;
+            if let Some(plane) = &planned.confirm {
+                confirm::ask(plane, planned.yes, global.json)?;
+            }
+            with_app(&global, planned.creates, async |app| call(app, &global, planned).await).await
+        }
     }
 }
 
+/// Opens the program, does `work`, and closes the ledger whatever came of it, so that its file is whole without its log.
+async fn with_app(
+    global: &Global,
+    creates: bool,
+    work: impl AsyncFnOnce(&Arc<App>) -> Result<ExitCode, CommandError>,
+) -> Result<ExitCode, CommandError> {
+    let app = open::app(global, creates).await?;
+    let done = work(&app).await;
+    // Whoever still reads does not keep the command from ending.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), app.ledger.close()).await;
+    done
+}
+
+async fn work(app: &Arc<App>, global: &Global, until_idle: bool) -> Result<ExitCode, CommandError> {
+    let bars = bars::Bars::start(app, global.json);
+    let worked = runner::run(app.clone(), RunOptions { plane: None, until_idle, stop: stop_signal() }).await;
+    bars.finish();
+    worked?;
+    let next_due_at = app.ledger.read(async |tx: &mut lethe_ledger::Tx| tx.next_due().await).await?;
+    print(global, "work", json!({"idle": until_idle, "next_due_at": next_due_at}));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// A command that is one call of one operation.
-async fn call(global: &Global, command: Command) -> Result<ExitCode, CommandError> {
-    let planned = calls::plan(command)?;
-    if let Some(plane) = &planned.confirm {
-        confirm::ask(plane, planned.yes, global.json)?;
-    }
-    let app = open::app(global, planned.creates).await?;
+async fn call(app: &Arc<App>, global: &Global, planned: calls::Planned) -> Result<ExitCode, CommandError> {
     let operation = planned.operation;
-    let mut document = dispatch(&app, global, operation, planned.arguments).await?;
+    let mut document = dispatch(app, global, operation, planned.arguments).await?;
     if let Some(wait) = planned.wait {
-        document = wait::until(&app, global, &document, wait).await?;
+        document = wait::until(app, global, &document, wait).await?;
     } else if operation == "knowledge.offboarding.cancel" {
         // The stores' part of the undoing is a run; it is short, so it is done here and now unless a server is quicker.
-        document = wait::restored(&app, global, &document).await?;
+        document = wait::restored(app, global, &document).await?;
     }
     if let Some(path) = planned.write_to {
         let lines = document["entries"].as_array().into_iter().flatten().map(|entry| format!("{entry}\n")).collect::<String>();
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
         document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
     }
-    let broken = document["audit"] == "broken" || document["archive"] == "broken";
+    let broken = document["audit"] == "broken" || document["archive"] == "broken" || document["ledger"] == "suspect";
     print(global, operation, document);
     Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -57,8 +57,19 @@ const TABLES: &[(&str, Columns)] = &[
             ("REASON", "reason"),
         ],
     ),
+    ("restored", &[("FROM STORE", "store"), ("FROM TABLE", "resource"), ("TABLE", "table"), ("ROWS", "rows")]),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
     ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),
+    (
+        "probed",
+        &[
+            ("PLANE ID", "plane_id"),
+            ("STATE", "state"),
+            ("RECORDS", "records"),
+            ("OBJECTS", "archive_objects"),
+            ("FINDINGS", "findings"),
+        ],
+    ),
     ("steps", &[("STEP", "step"), ("FROM", "from"), ("TO", "to"), ("EARLIEST", "earliest"), ("DOES", "does")]),
     (
         "entries",

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use lethe_ledger::{Actor, ApprovalStatus, Bound, Case, EventType, Fault, Lease, Run, Settlement, Tx};
+use lethe_ledger::{Actor, ApprovalStatus, Case, Chain, Entry, EventType, Fault, Lease, Run, Settlement, Tx};
 use lethe_stages::{Code, Permit, Refusal, Step};
 use serde_json::json;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{KnowledgeLifecycleManager, about};
@@ -22,8 +23,8 @@ pub struct Claimed {
     pub epoch: i64,
     /// Leave to destroy, for a destructive run.
     pub permit: Option<Permit>,
-    /// What it works on, as read with the facts.
-    pub bound: Arc<Result<Bound, Fault>>,
+    /// Whether the ledger may destroy at all, asked once for all that was claimed together; the error says why that is not known.
+    pub(super) may_destroy: Arc<OnceCell<Result<bool, String>>>,
 }
 
 impl KnowledgeLifecycleManager {
@@ -34,10 +35,13 @@ impl KnowledgeLifecycleManager {
         worker: &str,
         plane: Option<Uuid>,
     ) -> Result<(Vec<Claimed>, usize), Fault> {
-        let cases = tx.due_cases(limit, plane).await?;
+        let mut cases = tx.due_cases(limit, plane).await?;
         let seen = cases.len();
-        let pauses = tx.pauses().await?;
-        let mut starting = Vec::new();
+        if cases.iter().any(|case| case.run.step.is_destructive()) && self.observe_clock(tx).await? {
+            cases.iter_mut().for_each(|case| case.facts.clock_suspect = true);
+        }
+        let pauses = if cases.iter().any(|case| case.paused) { tx.pauses().await? } else { Vec::new() };
+        let mut starting = Vec::with_capacity(seen);
         for case in cases {
             let recent_purges = match case.run.step {
                 Step::Purge => tx.purges_since(tx.at() - chrono::TimeDelta::hours(1)).await?,
@@ -48,7 +52,7 @@ impl KnowledgeLifecycleManager {
             match self.gate.judge(&self.stages, &request) {
                 Judgement::Start(permit) => {
                     if case.run.step == Step::Purge {
-                        // Now, so that the next purge of this batch is counted after it.
+                        // At once, so that it is counted when the next one is judged.
                         self.lease(tx, &[(&case.run, epoch)], worker).await?;
                     }
                     starting.push((case, epoch, permit));
@@ -68,14 +72,13 @@ impl KnowledgeLifecycleManager {
                 }
             }
         }
-        let others: Vec<_> = starting.iter().filter(|(case, ..)| case.run.step != Step::Purge).collect();
-        let others: Vec<_> = others.iter().map(|(case, epoch, _)| (&case.run, *epoch)).collect();
+        let others = starting.iter().filter(|(case, ..)| case.run.step != Step::Purge);
+        let others: Vec<_> = others.map(|(case, epoch, _)| (&case.run, *epoch)).collect();
         self.lease(tx, &others, worker).await?;
-        let cases: Vec<_> = starting.iter().map(|(case, ..)| case).collect();
-        let bound = tx.bound(&cases).await?;
+        let may_destroy = Arc::default();
         let mut claimed = Vec::with_capacity(starting.len());
-        for ((case, epoch, permit), bound) in starting.into_iter().zip(bound) {
-            claimed.push(self.start(tx, case, epoch, permit, bound, worker).await?);
+        for (case, epoch, permit) in starting {
+            claimed.push(self.start(tx, case, epoch, permit, &may_destroy, worker).await?);
         }
         Ok((claimed, seen))
     }
@@ -85,6 +88,18 @@ impl KnowledgeLifecycleManager {
         tx.lease(runs, &lease).await
     }
 
+    /// Notes a jump of the clock, once. Answers whether it was noticed just now.
+    pub(super) async fn observe_clock(&self, tx: &mut Tx) -> Result<bool, Fault> {
+        let jumped = tx.observe_clock(self.config.clock.gap_max.0).await?;
+        if jumped {
+            let mut entry = Entry::new(Chain::System, None, EventType::ClockSuspect, &Actor::system("witness"), "witness");
+            entry.evidence = json!({"at": tx.at()});
+            tx.append(entry).await?;
+            tracing::error!("the clock jumped forward: nothing is destroyed until `lethe ledger confirm-clock`");
+        }
+        Ok(jumped)
+    }
+
     /// Puts on record that a leased run starts, and under which approval.
     async fn start(
         &self,
@@ -92,7 +107,7 @@ impl KnowledgeLifecycleManager {
         mut case: Case,
         epoch: i64,
         permit: Option<Permit>,
-        bound: Result<Bound, Fault>,
+        may_destroy: &Arc<OnceCell<Result<bool, String>>>,
         worker: &str,
     ) -> Result<Claimed, Fault> {
         let mut entry = about(&case, EventType::StageStarted, &Actor::system(worker), "gate");
@@ -110,7 +125,7 @@ impl KnowledgeLifecycleManager {
         tx.append(entry).await?;
         case.run.epoch = Some(epoch);
         case.plane.epoch = epoch;
-        Ok(Claimed { case, epoch, permit, bound: Arc::new(bound) })
+        Ok(Claimed { case, epoch, permit, may_destroy: may_destroy.clone() })
     }
 
     /// Puts on record, once, that a run may not go on.

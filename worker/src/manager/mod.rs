@@ -9,6 +9,7 @@ mod record;
 mod request;
 mod sweep;
 mod turn;
+mod witness;
 
 pub use claim::Claimed;
 pub use perform::{Finished, ProgressBoard};

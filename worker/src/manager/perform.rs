@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt;
 use lethe_stages::{
-    Limits, RunRef, StageContext, StageError, StageOutcome, Step,
+    Code, Limits, Refusal, RunRef, StageContext, StageError, StageOutcome, Step,
     crash::{CrashPoint, reached},
     ports::{BoundStore, PageLimit, Progress},
     record::Salt,
@@ -102,15 +102,28 @@ impl KnowledgeLifecycleManager {
     }
 
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {
+        if claimed.case.run.step.is_destructive() {
+            // The mark is moved past this claim before anything is gone: a backup taken earlier will find itself behind.
+            let may_destroy = claimed.may_destroy.get_or_init(|| self.may_destroy()).await.clone();
+            if !may_destroy.map_err(|fault| StageError::transient("LEDGER", fault))? {
+                let refusal =
+                    Refusal::new(Code::LedgerBehind, "this ledger is behind its mark: `lethe ledger reconcile --reason …`");
+                return Ok(StageOutcome::NotYet { until: None, refusal });
+            }
+        }
         let context = self.context(claimed)?;
         let handler = self.stages.get(context.run.step.stage());
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
     }
 
+    async fn may_destroy(&self) -> Result<bool, String> {
+        self.witness().await.map_err(|fault| fault.to_string())
+    }
+
     fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
-        let Claimed { case, epoch, permit, bound } = claimed;
+        let Claimed { case, epoch, permit, .. } = claimed;
         let plane = &case.plane;
-        let bound = bound.as_ref().as_ref().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
+        let bound = case.bound().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
         let mut stores = Vec::new();
         for binding in &bound.bindings {
             let opened = self.world.store(plane.id, binding);
@@ -132,7 +145,7 @@ impl KnowledgeLifecycleManager {
             stores,
             archive,
             permit: permit.clone(),
-            manifest: bound.archive.as_ref().and_then(|archive| archive.manifest.clone()),
+            manifest: bound.manifest,
             salt: salt.ok_or_else(|| StageError::halt("LEDGER", "read the offboarding's salt: there is none"))?,
             limits: Limits {
                 part: PageLimit { rows_max: limits.part_rows_max, bytes_max: limits.part_bytes_max },

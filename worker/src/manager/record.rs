@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use chrono::TimeDelta;
-use lethe_ledger::{Actor, Binding, Bound, Case, Changes, EventType, Fault, Move, OffboardingStatus, RunStatus, Settlement, Tx};
+use lethe_ledger::{Actor, Case, Changes, EventType, Fault, Move, OffboardingStatus, RunStatus, Settlement, Tx};
 use lethe_stages::{
     Code, EvictMode, GraceAccess, LifecycleState, StageError, StageOutcome, Step,
     contract::{Done, Evidence},
@@ -43,21 +43,13 @@ impl KnowledgeLifecycleManager {
         // Taken out, so that an answer that is given twice is recorded once.
         let ours = |finished: &Finished| cases.remove(&finished.run_id).filter(|case| is_ours(case, finished.epoch, worker));
         let ours: Vec<Option<Case>> = finished.iter().map(ours).collect();
-        let answers: Vec<(&Case, &Finished)> =
-            ours.iter().zip(finished).filter_map(|(case, finished)| Some((case.as_ref()?, finished))).collect();
-        let planned: Vec<&Case> = answers
-            .iter()
-            .filter(|(_, finished)| finished.is_done())
-            .map(|(case, _)| *case)
-            .filter(|case| archives(case))
-            .collect();
-        let mut bound = tx.bound(&planned).await?.into_iter();
 
         let mut batch = Batch::default();
         let actor = Actor::system(worker);
-        for (case, finished) in answers {
-            let bound = if finished.is_done() && archives(case) { bound.next().transpose()? } else { None };
-            self.apply(tx, &mut batch, case, finished, bound, &actor).await?;
+        for (case, finished) in ours.iter().zip(finished) {
+            if let Some(case) = case {
+                self.apply(tx, &mut batch, case, finished, &actor).await?;
+            }
         }
         tx.write(batch.changes).await?;
         for (plane, offboarding) in batch.purged {
@@ -74,17 +66,9 @@ impl KnowledgeLifecycleManager {
         Ok(ours.iter().zip(finished).map(result).collect())
     }
 
-    async fn apply(
-        &self,
-        tx: &mut Tx,
-        batch: &mut Batch,
-        case: &Case,
-        finished: &Finished,
-        bound: Option<Bound>,
-        actor: &Actor,
-    ) -> Result<(), Fault> {
+    async fn apply(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, finished: &Finished, actor: &Actor) -> Result<(), Fault> {
         match &finished.result {
-            Ok(StageOutcome::Done(done)) => self.complete(tx, batch, case, done, bound, actor).await,
+            Ok(StageOutcome::Done(done)) => self.complete(tx, batch, case, done, actor).await,
             Ok(StageOutcome::NotYet { until, refusal }) => {
                 self.block(tx, case, refusal, "PENDING").await?;
                 // The fact may have changed while the handler answered; then nobody would wake the run again.
@@ -128,14 +112,14 @@ impl KnowledgeLifecycleManager {
         Ok(())
     }
 
-    /// 30 s doubling, at most an hour, varied by ±20 %: as configured. `draw` is a random number.
+    /// 30 s doubling, varied by ±20 %, at most an hour: as configured. `draw` is a random number.
     fn backoff(&self, attempt: i64, draw: u64) -> TimeDelta {
         let queue = &self.config.queue;
-        let first = queue.backoff_first.0.num_milliseconds().max(0);
-        let delay = first.saturating_mul(1 << (attempt - 1).clamp(0, 20)).min(queue.backoff_max.0.num_milliseconds());
+        let (first, max) = (queue.backoff_first.0.num_milliseconds().max(0), queue.backoff_max.0.num_milliseconds());
+        let delay = first.saturating_mul(1 << (attempt - 1).clamp(0, 20)).min(max);
         let spread = delay * i64::from(queue.backoff_jitter) / 100;
         let shift = if spread > 0 { (draw % (2 * spread as u64 + 1)) as i64 - spread } else { 0 };
-        TimeDelta::milliseconds(delay + shift)
+        TimeDelta::milliseconds((delay + shift).min(max))
     }
 
     async fn completed(
@@ -155,15 +139,7 @@ impl KnowledgeLifecycleManager {
     }
 
     /// The step is done: what follows from it, in the same transaction.
-    async fn complete(
-        &self,
-        tx: &mut Tx,
-        batch: &mut Batch,
-        case: &Case,
-        done: &Done,
-        bound: Option<Bound>,
-        actor: &Actor,
-    ) -> Result<(), Fault> {
+    async fn complete(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
         self.completed(tx, batch, case, &done.evidence, actor).await?;
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
@@ -188,16 +164,16 @@ impl KnowledgeLifecycleManager {
                 let manifest = done.manifest.as_ref().ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
                 let prefix = format!("{}/{}/", case.plane.archive_url.as_deref().unwrap_or_default(), case.plane.id);
                 tx.keep_archive(&prefix, manifest).await?;
-                match bound {
-                    None => batch.changes.enqueue(next_run(case, Step::Evict, at)),
-                    Some(bound) => self.archived(tx, batch, case, manifest, &prefix, &bound, actor).await?,
+                match terms.evict {
+                    EvictMode::AfterArchive => batch.changes.enqueue(next_run(case, Step::Evict, at)),
+                    EvictMode::AtPurge => self.archived(tx, batch, case, manifest, &prefix, actor).await?,
                 }
             }
             Step::Evict => {
-                let bound = bound.ok_or(Fault::IncompleteEntry(vec!["archive"]))?;
-                let archive = bound.archive.as_ref().ok_or(Fault::IncompleteEntry(vec!["archive"]))?;
-                let manifest = archive.manifest.as_ref().ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
-                self.archived(tx, batch, case, manifest, &archive.prefix, &bound, actor).await?;
+                let bound = case.bound()?;
+                let prefix = bound.prefix.ok_or(Fault::IncompleteEntry(vec!["archive"]))?;
+                let manifest = bound.manifest.ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
+                self.archived(tx, batch, case, &manifest, &prefix, actor).await?;
             }
             Step::Purge => {
                 self.transition(tx, batch, case, LifecycleState::Purged, actor).await?;
@@ -209,7 +185,6 @@ impl KnowledgeLifecycleManager {
     }
 
     /// ARCHIVED: the retention starts, and there is a plan to approve.
-    #[expect(clippy::too_many_arguments, reason = "what the plan is made of")]
     async fn archived(
         &self,
         tx: &mut Tx,
@@ -217,11 +192,10 @@ impl KnowledgeLifecycleManager {
         case: &Case,
         manifest: &Manifest,
         prefix: &str,
-        bound: &Bound,
         actor: &Actor,
     ) -> Result<(), Fault> {
         self.transition(tx, batch, case, LifecycleState::Archived, actor).await?;
-        tx.set_plan(&plan(case, manifest, prefix, &bound.bindings, 0)?).await?;
+        tx.set_plan(&plan(case, manifest, prefix, 0)?).await?;
         let until = tx.at() + case.offboarding.terms.retention;
         batch.changes.start_wait(Wait::Retention, case.offboarding.id, until);
         batch.changes.enqueue(next_run(case, Step::Purge, until));
@@ -245,14 +219,6 @@ impl KnowledgeLifecycleManager {
     }
 }
 
-/// Whether the end of the case's step makes the plane ARCHIVED.
-fn archives(case: &Case) -> bool {
-    match case.run.step {
-        Step::Export => case.offboarding.terms.evict == EvictMode::AtPurge,
-        step => step == Step::Evict,
-    }
-}
-
 fn is_ours(case: &Case, epoch: i64, worker: &str) -> bool {
     case.run.status == RunStatus::Running
         && case.run.epoch == Some(epoch)
@@ -261,15 +227,10 @@ fn is_ours(case: &Case, epoch: i64, worker: &str) -> bool {
 }
 
 /// What a purge would destroy, as it stands in this transaction.
-pub(super) fn plan(
-    case: &Case,
-    manifest: &Manifest,
-    prefix: &str,
-    bindings: &[Binding],
-    revision: u32,
-) -> Result<DestructionPlan, Fault> {
+pub(super) fn plan(case: &Case, manifest: &Manifest, prefix: &str, revision: u32) -> Result<DestructionPlan, Fault> {
     let evict = case.offboarding.terms.evict;
-    let stores = manifest.stores.iter().zip(bindings).map(|(store, binding)| StoreDestruction {
+    let bindings = case.bound()?.bindings;
+    let stores = manifest.stores.iter().zip(&bindings).map(|(store, binding)| StoreDestruction {
         store: store.store.clone(),
         resource: store.resource.clone(),
         scope_digest: binding.scope_digest(),

@@ -79,11 +79,6 @@ impl KnowledgeLifecycleManager {
             .ok_or_else(|| Refusal::new(Code::GroundUnknown, format!("the configuration has no [grounds.{}]", asked.ground)))?;
         let erasure = asked.ground == Ground::ErasureRequest;
         let grace = asked.grace.unwrap_or(ground.grace);
-        let least = self.config.grace_min(&tenant.name);
-        if grace < least {
-            return Err(Refusal::new(Code::GraceInvalid, format!("a grace of {grace} is below the minimum of {least}"))
-                .with(json!({"minimum": least.to_string()})));
-        }
         let retention = asked.retention.unwrap_or(ground.retention);
         let basis = asked.retention_basis.clone().or_else(|| ground.retention_basis.clone());
         if erasure && retention.0 > chrono::TimeDelta::zero() {
@@ -144,6 +139,16 @@ impl KnowledgeLifecycleManager {
             received_at,
             legal_due_at,
         })
+    }
+
+    /// Asked of a new request only: one that repeats an open offboarding was measured when that was opened.
+    fn grace_suffices(&self, tenant: &Tenant, new: &NewOffboarding) -> Result<(), Refusal> {
+        let (grace, least) = (Span(new.grace), self.config.grace_min(&tenant.name));
+        if grace >= least {
+            return Ok(());
+        }
+        let message = format!("a grace of {grace} is below the minimum of {least}");
+        Err(Refusal::new(Code::GraceInvalid, message).with(json!({"minimum": least.to_string()})))
     }
 
     /// Requests an offboarding. An equal request again answers the one that is open and moves no deadline.
@@ -211,6 +216,7 @@ impl KnowledgeLifecycleManager {
             let message = format!("offboarding {} is open with other terms: `lethe status {}` shows them", open.id, plane.id);
             return Ok(Err(Refusal::new(Code::OffboardingOpen, message).with(json!({"offboarding_id": open.id}))));
         }
+        allowed!(self.grace_suffices(tenant, &new));
         if tenant.status != TenantStatus::Active {
             return Ok(Err(Refusal::new(Code::TenantNotActive, format!("tenant {} is {}", tenant.name, tenant.status))));
         }
@@ -283,10 +289,11 @@ impl KnowledgeLifecycleManager {
             && let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?)
             && let Some(manifest) = &archive.manifest
         {
-            let bindings = tx.bindings(plane.id).await?;
-            let anew = super::record::plan(&case, manifest, &archive.prefix, &bindings, plan.revision + 1)?;
+            let anew = super::record::plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
             tx.set_plan(&anew).await?;
             plan_digest = Some(anew.digest());
+            // What it waits for now is a decision on the new plan.
+            tx.wake(plane.id, &[Code::ApprovalDenied]).await?;
         }
         if case.run.step == Step::Export {
             // Parts of the failed export stay where they are; the next one writes beside them.
@@ -330,6 +337,8 @@ fn facts_before(tx: &Tx, tenant: &Tenant, plane: &Plane, new: &NewOffboarding, r
         plan_manifest_sha256: None,
         approval: None,
         denied: false,
+        clock_suspect: false,
+        ledger_behind: false,
         restore_pending,
     }
 }

@@ -83,6 +83,7 @@ impl KnowledgeLifecycleManager {
         let dead: Vec<String> = owners.into_iter().filter(|owner| is_dead(&self.ledger, owner)).collect();
         let committed = self.ledger.transact(async |tx: &mut Tx| {
             let mut report = SweepReport::default();
+            self.observe_clock(tx).await?;
             let mut lost = tx.expired_leases().await?;
             for owner in &dead {
                 lost.extend(
@@ -108,6 +109,7 @@ impl KnowledgeLifecycleManager {
             Ok::<_, Fault>(report)
         });
         let report = committed.await?.into_inner();
+        self.witness().await?;
         for owner in &dead {
             let _ = std::fs::remove_file(lock_path(&self.ledger, owner));
         }

@@ -108,6 +108,10 @@ async fn queryable(tx: &mut Tx, found: &Found, code: Code) -> Result<Option<Date
     let leaving = matches!(plane.state, LifecycleState::Active | LifecycleState::PendingDeactivate);
     let open = tx.offboardings_of(plane.id).await?.into_iter().find(|offboarding| offboarding.closed_at.is_none());
     match open {
+        // The end of grace ends it, whether a worker has been here since or not.
+        Some(open) if leaving && open.grace_until.is_some_and(|until| until <= tx.at()) => {
+            refuse("the plane's grace period is over, and it answers no queries".into())
+        }
         Some(open) if leaving && open.terms.grace_access != GraceAccess::None => Ok(open.grace_until),
         _ => refuse(format!("the plane is {} and answers no queries", plane.state)),
     }
@@ -152,7 +156,9 @@ pub(super) async fn open_usage(app: &App, tx: &mut Tx, call: &Call, _prepared: J
     };
     // No use outlives the grace period in which it was let in.
     let expires_at = grace_until.map_or(tx.at() + ttl.0, |until| until.min(tx.at() + ttl.0));
-    Ok(json!(tx.open_usage(found.plane.id, args.kind, &args.holder, expires_at).await?))
+    let opened = tx.open_usage(found.plane.id, args.kind, &args.holder, expires_at).await?;
+    tx.wake(found.plane.id, &[Code::UsageUnknown]).await?;
+    Ok(json!(opened))
 }
 
 #[derive(Deserialize)]
@@ -168,8 +174,12 @@ pub(super) async fn close_usage(_app: &App, tx: &mut Tx, call: &Call, _prepared:
     let usage = tx.usage(usage_id).await?.filter(|usage| usage.closed_at.is_none()).ok_or_else(unknown)?;
     let found = lookup::plane(tx, call, &usage.plane_id.to_string()).await?;
     tx.close_usage(usage_id).await?;
-    if tx.usages(found.plane.id).await?.is_empty() {
-        tx.wake(found.plane.id, &[Code::ActiveReferences, Code::ActiveUsage]).await?;
+    let left = tx.usages(found.plane.id).await?;
+    if left.iter().all(|usage| usage.kind != UsageKind::Run) {
+        tx.wake(found.plane.id, &[Code::ActiveReferences]).await?;
+    }
+    if left.is_empty() {
+        tx.wake(found.plane.id, &[Code::ActiveUsage]).await?;
     }
     Ok(json!(tx.usage(usage_id).await?))
 }

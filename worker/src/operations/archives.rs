@@ -1,76 +1,115 @@
 //! Archives, to verify and to take away: everything is read from the archive itself. No transaction is open meanwhile.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use lethe_ledger::Tx;
 use lethe_stages::{
     Code, Refusal, canonical,
-    manifest::{Contents, Manifest},
-    ports::Archive,
+    manifest::{Contents, Manifest, Part, StoreManifest},
+    ports::{Archive, PartContents, PortError},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, planes::PlaneRef, unusable};
+use super::{App, Call, Outcome, Stop, arguments, lookup, restore, unusable};
 
 /// A plane's verified archive, opened.
-struct Opened {
-    archive: std::sync::Arc<dyn Archive>,
-    manifest: Manifest,
-    plane_id: uuid::Uuid,
+pub(super) struct Opened {
+    pub(super) archive: Arc<dyn Archive>,
+    pub(super) manifest: Manifest,
+    pub(super) found: lookup::Found,
 }
 
-async fn open(app: &App, call: &Call, plane: &str) -> Result<Opened, Stop> {
+/// Opens the archive of a plane's newest export.
+pub(super) async fn open(app: &App, call: &Call, plane: &str) -> Result<Opened, Stop> {
     let read = app.ledger.read(async |tx: &mut Tx| {
         let found = lookup::plane(tx, call, plane).await?;
         for offboarding in tx.offboardings_of(found.plane.id).await? {
             if let Some(manifest) = tx.archive(offboarding.id).await?.and_then(|archive| archive.manifest) {
-                return Ok((found.plane, manifest));
+                return Ok((found, manifest));
             }
         }
         let message = format!("the plane is {}: it has no archive, or not any more", found.plane.state);
         Err(found.refuse(Refusal::new(Code::ArchiveMissing, message)))
     });
-    let (plane, manifest) = read.await?;
-    let archive = app.world.archive(&plane).map_err(|error| unusable("open the archive", error))?;
+    let (found, manifest) = read.await?;
+    let archive = app.world.archive(&found.plane).map_err(|error| unusable("open the archive", error))?;
     archive.probe().await.map_err(|error| unusable("ask the archive", error))?;
-    Ok(Opened { archive, manifest, plane_id: plane.id })
+    Ok(Opened { archive, manifest, found })
 }
 
-/// Reads every object back and compares it with the ledger's copy of the manifest.
+impl Opened {
+    /// The digest of the verified manifest.
+    pub(super) fn manifest_sha256(&self) -> Result<String, Stop> {
+        Ok(canonical::digest(&self.manifest).map_err(lethe_ledger::Fault::from)?)
+    }
+
+    /// Compares the archive's manifest with the one that was verified.
+    pub(super) async fn check_manifest(&self) -> Result<(), PortError> {
+        let text = canonical::to_string(&self.manifest).map_err(|error| PortError::Permanent(error.to_string()))?;
+        match self.archive.get(&Manifest::object_key(self.manifest.offboarding_id)).await? {
+            Some(bytes) if bytes == text.as_bytes() => Ok(()),
+            Some(_) => Err(PortError::Permanent("it is not the manifest that was verified".into())),
+            None => Err(PortError::Permanent("it is gone".into())),
+        }
+    }
+
+    /// Reads a part back and compares it with the manifest, and each of its records with its digest.
+    pub(super) async fn part(&self, store: &StoreManifest, part: &Part) -> Result<PartContents, PortError> {
+        let columns: &[_] = if self.manifest.contents == Contents::Records { &store.columns } else { &[] };
+        match self.archive.read_part(&part.key, columns).await? {
+            None => Err(PortError::Permanent("it is gone".into())),
+            Some(found) if found.part != *part => Err(PortError::Permanent("it is not what the manifest lists".into())),
+            Some(found)
+                if !columns.is_empty()
+                    && !found.records.iter().map(|record| record.digest(None)).eq(found.digests.iter().copied()) =>
+            {
+                Err(PortError::Permanent("a record does not match its digest".into()))
+            }
+            Some(found) => Ok(found),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Verify {
+    plane: String,
+    #[serde(default)]
+    restore: bool,
+}
+
+/// Reads every object back and compares it with the ledger's copy of the manifest; restores it into a scratch file too, if asked.
 pub(super) async fn verify(app: &App, call: &Call) -> Outcome {
-    let PlaneRef { plane } = arguments(call)?;
-    let Opened { archive, manifest, plane_id } = open(app, call, &plane).await?;
+    let args: Verify = arguments(call)?;
+    let opened = open(app, call, &args.plane).await?;
+    if args.restore {
+        restore::has_content(&opened)?;
+    }
+    let manifest = &opened.manifest;
     let mut faults: Vec<String> = Vec::new();
-    let text = canonical::to_string(&manifest).map_err(lethe_ledger::Fault::from)?;
-    let key = Manifest::object_key(manifest.offboarding_id);
-    match archive.get(&key).await.map_err(|error| unusable(&format!("read {key}"), error))? {
-        Some(bytes) if bytes == text.as_bytes() => {}
-        Some(_) => faults.push(format!("{key}: it is not the manifest that was verified")),
-        None => faults.push(format!("{key}: it is gone")),
+    if let Err(error) = opened.check_manifest().await {
+        faults.push(format!("{}: {error}", Manifest::object_key(manifest.offboarding_id)));
     }
     for store in &manifest.stores {
-        let columns: &[_] = if manifest.contents == Contents::Records { &store.columns } else { &[] };
         for part in &store.parts {
-            match archive.read_part(&part.key, columns).await {
-                Ok(Some(found)) if found.part == *part => {
-                    let same =
-                        found.records.is_empty() || found.records.iter().map(|record| record.digest(None)).eq(found.digests);
-                    if !same {
-                        faults.push(format!("{}: a record does not match its digest", part.key));
-                    }
-                }
-                Ok(Some(_)) => faults.push(format!("{}: it is not what the manifest lists", part.key)),
-                Ok(None) => faults.push(format!("{}: it is gone", part.key)),
-                Err(error) => faults.push(format!("{}: {error}", part.key)),
+            if let Err(error) = opened.part(store, part).await {
+                faults.push(format!("{}: {error}", part.key));
             }
         }
     }
-    Ok(json!({
-        "plane_id": plane_id, "archive": if faults.is_empty() { "verified" } else { "broken" }, "faults": faults,
-        "contents": manifest.contents, "parts": manifest.parts(), "rows": manifest.rows(), "bytes": manifest.bytes(),
-        "manifest_sha256": canonical::sha256(text.as_bytes()),
-    }))
+    let mut answer = json!({
+        "plane_id": opened.found.plane.id, "contents": manifest.contents, "parts": manifest.parts(), "rows": manifest.rows(),
+        "bytes": manifest.bytes(), "manifest_sha256": opened.manifest_sha256()?,
+    });
+    if args.restore {
+        // What is broken already need not be restored to be known as broken.
+        let tables = if faults.is_empty() { restore::into_scratch(app, &opened, &mut faults).await? } else { Json::Null };
+        answer["restored"] = tables;
+    }
+    answer["archive"] = json!(if faults.is_empty() { "verified" } else { "broken" });
+    answer["faults"] = json!(faults);
+    Ok(answer)
 }
 
 #[derive(Deserialize)]
@@ -83,7 +122,7 @@ struct Export {
 /// Copies every object, digests compared, into a new folder.
 pub(super) async fn export(app: &App, call: &Call) -> Outcome {
     let args: Export = arguments(call)?;
-    let Opened { archive, manifest, plane_id } = open(app, call, &args.plane).await?;
+    let Opened { archive, manifest, found } = open(app, call, &args.plane).await?;
     let wrong =
         |message: String| Stop::from(Refusal::new(Code::InvalidArgument, format!("--to {}: {message}", args.to.display())));
     if args.to.exists() && args.to.read_dir().map_err(|error| wrong(error.to_string()))?.next().is_some() {
@@ -111,7 +150,7 @@ pub(super) async fn export(app: &App, call: &Call) -> Outcome {
         written.await.map_err(|error| wrong(error.to_string()))?;
         bytes += content.len();
     }
-    Ok(json!({"plane_id": plane_id, "to": args.to, "objects": objects.len(), "bytes": bytes}))
+    Ok(json!({"plane_id": found.plane.id, "to": args.to, "objects": objects.len(), "bytes": bytes}))
 }
 
 /// What the preparation found is the answer.

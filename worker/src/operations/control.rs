@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, said};
+use super::{App, Call, Outcome, Stop, arguments, lookup, operator, said};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -156,12 +156,12 @@ struct Scope {
 
 async fn scope(tx: &mut Tx, call: &Call, args: &Scope) -> Result<(String, Chain, Option<Uuid>), Stop> {
     match (args.all, &args.tenant, args.stage) {
-        (true, None, None) => Ok(("all".into(), Chain::System, None)),
+        (true, None, None) => operator(call).map(|()| ("all".into(), Chain::System, None)),
         (false, Some(tenant), None) => {
             let tenant = lookup::tenant(tx, call, tenant).await?;
             Ok((format!("tenant:{}", tenant.id), Chain::Tenant(tenant.id), Some(tenant.id)))
         }
-        (false, None, Some(stage)) => Ok((format!("stage:{stage}"), Chain::System, None)),
+        (false, None, Some(stage)) => operator(call).map(|()| (format!("stage:{stage}"), Chain::System, None)),
         _ => Err(Refusal::new(Code::InvalidArgument, "name one scope: --all, --tenant T or --stage S").into()),
     }
 }

@@ -1,10 +1,14 @@
 //! Dispatch: the one path every call takes.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use chrono::{DateTime, Utc};
 use lethe_ledger::{Actor, Chain, Committed, Entry, EventType, Fault, Ledger, Tx};
 use lethe_stages::{Code, Refusal, StageRegistry, canonical};
+use lethe_stores::StoreDraft;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -62,6 +66,8 @@ pub struct App {
     pub world: Arc<dyn World>,
     registry: Registry,
     consequences: Consequences,
+    /// Stores that a restore has built and its transaction has not yet put on record, by URL.
+    pub(super) drafts: Mutex<HashMap<String, StoreDraft>>,
 }
 
 impl App {
@@ -76,7 +82,8 @@ impl App {
     ) -> Result<Self, String> {
         let config = Arc::new(config);
         let manager = Arc::new(KnowledgeLifecycleManager::new(ledger.clone(), config.clone(), stages, world.clone()));
-        Ok(Self { ledger, config, manager, world, registry: Registry::freeze(operations)?, consequences })
+        let registry = Registry::freeze(operations)?;
+        Ok(Self { ledger, config, manager, world, registry, consequences, drafts: Mutex::default() })
     }
 
     /// The names of every operation.
@@ -89,7 +96,7 @@ impl App {
         let began = self.ledger.now();
         let operation = match self.authorise(call) {
             Ok(operation) => operation,
-            Err(refused) => return self.refuse(call, None, *refused, began).await,
+            Err(refused) => return self.refuse(call, self.registry.get(&call.operation), *refused, began).await,
         };
         let prepared = match operation.prepare {
             Some(prepare) => prepare(self, call).await,
@@ -102,7 +109,12 @@ impl App {
         };
         if operation.writes {
             let committed = self.ledger.transact(async |tx: &mut Tx| self.write(tx, operation, call, prepared).await).await?;
-            return Ok(self.conclude(call, committed, began));
+            let answer = self.conclude(call, committed, began);
+            // A hold or a withdrawal must not be forgotten by a backup: the mark outside moves with every write.
+            if let Err(fault) = self.manager.witness().await {
+                tracing::warn!(error = &fault as &dyn std::error::Error, "move the ledger's mark");
+            }
+            return Ok(answer);
         }
         match self.ledger.read(async |tx: &mut Tx| (operation.run)(self, tx, call, prepared).await).await {
             Ok(answer) => Ok(Answer::Done(answer)),
@@ -131,7 +143,9 @@ impl App {
     /// The write itself, its entry and its remembered answer. What a refused operation wrote before it refused is undone.
     async fn write(&self, tx: &mut Tx, operation: &Operation, call: &Call, prepared: Json) -> Result<Answer, Fault> {
         let actor = call.actor.to_string();
-        let digest = canonical::digest(&serde_json::json!({"operation": call.operation, "arguments": call.arguments}))?;
+        let digest = canonical::digest(
+            &serde_json::json!({"operation": call.operation, "arguments": call.arguments, "tenant": call.tenant}),
+        )?;
         if let Some(key) = &call.idempotency_key
             && let Some(before) = tx.remembered(key, &actor).await?
         {
@@ -148,7 +162,12 @@ impl App {
         match (operation.run)(self, tx, call, prepared).await {
             Ok(answer) => {
                 if let Some(key) = &call.idempotency_key {
-                    tx.remember(key, &actor, &digest, &answer).await?;
+                    let mut kept = answer.clone();
+                    // A token is shown once and kept nowhere, here neither.
+                    if kept.get("token").is_some() {
+                        kept["token"] = Json::Null;
+                    }
+                    tx.remember(key, &actor, &digest, &kept).await?;
                 }
                 Ok(Answer::Done(answer))
             }

@@ -10,11 +10,14 @@ mod archives;
 mod audit;
 mod control;
 mod dispatch;
+mod ledger;
 mod lookup;
 mod offboardings;
 mod parties;
 mod planes;
 mod preview;
+mod rebuild;
+mod restore;
 mod status;
 
 pub use dispatch::{Answer, App, Call, DispatchRecord};
@@ -136,7 +139,12 @@ operations! {
     "knowledge.control.pause" write ANYBODY control::pause;
     "knowledge.control.resume" write ANYBODY control::resume;
     "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
+    "knowledge.archive.restore" write ANYBODY restore::register, after restore::rebuild;
     "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;
+    "governance.ledger.check" read ANYBODY ledger::check, after ledger::marks;
+    "governance.ledger.backup" read ANYBODY archives::answer, after ledger::backup;
+    "governance.ledger.reconcile" write HUMANS ledger::reconcile, after ledger::probe_again;
+    "governance.clock.confirm" write HUMANS ledger::confirm_clock;
     "governance.audit.list" read ANYBODY audit::list;
     "governance.audit.verify" read ANYBODY audit::verify;
     "governance.audit.export" read ANYBODY audit::export;
@@ -175,6 +183,17 @@ fn arguments<T: DeserializeOwned>(call: &Call) -> Result<T, Stop> {
         .map_err(|error| Refusal::new(Code::InvalidArgument, format!("read the arguments of {}: {error}", call.operation)).into())
 }
 
+/// Refuses callers who are confined to a tenant: what concerns everybody is for operators.
+fn operator(call: &Call) -> Result<(), Stop> {
+    match &call.tenant {
+        None => Ok(()),
+        Some(tenant) => {
+            let message = format!("{} is for operators; this caller is confined to tenant {tenant}", call.operation);
+            Err(Refusal::new(Code::NotAuthorised, message).into())
+        }
+    }
+}
+
 /// A text that must say something.
 fn said(what: &str, text: &str) -> Result<(), Stop> {
     if text.trim().is_empty() {
@@ -185,6 +204,15 @@ fn said(what: &str, text: &str) -> Result<(), Stop> {
 
 /// What a store or archive that was asked before a transaction said against it.
 fn unusable(what: &str, error: PortError) -> Stop {
+    refused_by_world(Code::StoreUnusable, what, &error)
+}
+
+/// What a store said against a mapping; if it did not answer, that is no fault of the mapping.
+fn unmapped(what: &str, error: PortError) -> Stop {
     let code = if matches!(error, PortError::Transient(_)) { Code::StoreUnusable } else { Code::MappingWrong };
+    refused_by_world(code, what, &error)
+}
+
+fn refused_by_world(code: Code, what: &str, error: &PortError) -> Stop {
     Refusal::new(code, format!("{what}: {error}")).with(json!({"retryable": matches!(error, PortError::Transient(_))})).into()
 }

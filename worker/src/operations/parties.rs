@@ -6,7 +6,7 @@ use lethe_stores::StoreCheck;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, unusable};
+use super::{App, Call, Outcome, Stop, arguments, lookup, operator, unusable};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +25,7 @@ pub(super) fn is_name(what: &str, name: &str) -> Result<(), Stop> {
 }
 
 pub(super) async fn register_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    operator(call)?;
     let Name { name } = arguments(call)?;
     is_name("tenant", &name)?;
     if name.parse::<uuid::Uuid>().is_ok() {
@@ -72,7 +73,7 @@ struct AddStore {
 }
 
 /// What was found out about a store before the transaction.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Checked {
     pub(super) url: String,
     pub(super) kind: String,
@@ -87,6 +88,7 @@ pub(super) async fn checked(app: &App, url: &str) -> Result<Checked, Stop> {
 }
 
 pub(super) async fn check_new_store(app: &App, call: &Call) -> Outcome {
+    operator(call)?;
     let args: AddStore = arguments(call)?;
     is_name("store", &args.name)?;
     Ok(json!(checked(app, &args.url).await?))
@@ -130,6 +132,7 @@ pub(super) async fn add_store(_app: &App, tx: &mut Tx, call: &Call, prepared: Js
 }
 
 pub(super) async fn check_known_store(app: &App, call: &Call) -> Outcome {
+    operator(call)?;
     let Name { name } = arguments(call)?;
     let store = app.ledger.read(async |tx: &mut Tx| tx.store(&name).await).await?;
     let store = store.ok_or_else(|| store_unknown(&name))?;
@@ -146,8 +149,13 @@ pub(super) async fn store_checked(_app: &App, tx: &mut Tx, call: &Call, prepared
     Ok(answer)
 }
 
-pub(super) async fn list_stores(_app: &App, tx: &mut Tx, _call: &Call, _prepared: Json) -> Outcome {
-    Ok(json!({"stores": tx.stores().await?}))
+pub(super) async fn list_stores(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    let mut stores = tx.stores().await?;
+    if let Some(own) = &call.tenant {
+        stores.retain(|store| store.tenants.contains(own));
+        stores.iter_mut().for_each(|store| store.tenants.retain(|tenant| tenant == own));
+    }
+    Ok(json!({"stores": stores}))
 }
 
 pub(super) fn store_unknown(name: &str) -> Refusal {

@@ -1,16 +1,19 @@
 //! Planes: registered over stores that an operator opened to their tenant, with a scope that nobody else has or had.
 
-use lethe_ledger::{Binding, Chain, Entry, EventType, NewPlane, NewStore, Tx};
-use lethe_stages::{Code, LifecycleState, Refusal, canonical};
+use lethe_ledger::{Binding, Chain, Entry, EventType, NewPlane, NewStore, Plane, Tenant, Tx};
+use lethe_stages::{
+    Code, LifecycleState, Refusal, canonical,
+    ports::{Description, PortError},
+};
 use lethe_stores::Mapping;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{
-    App, Call, Outcome, Stop, arguments, lookup,
+    App, Call, Outcome, Stop, arguments, lookup, operator,
     parties::{self, Checked, is_name, read_prepared, store_unknown},
-    unusable,
+    unmapped, unusable,
 };
 
 #[derive(Deserialize)]
@@ -26,13 +29,36 @@ struct Register {
 
 /// One `--store`, resolved and checked.
 #[derive(Serialize, Deserialize)]
-struct Resolved {
+pub(super) struct Resolved {
     store: Checked,
     named: Option<String>,
     resource: String,
     plane_column: Option<String>,
     plane_value: Option<String>,
     mapping: Mapping,
+}
+
+impl Resolved {
+    /// What a mapping means in a store that is not registered by name.
+    pub(super) async fn unnamed(app: &App, store: &Checked, mapping: Mapping) -> Result<Self, PortError> {
+        let described = app.world.describe(&store.url, &mapping).await?;
+        Ok(Self::new(store, None, mapping, described))
+    }
+
+    fn new(store: &Checked, named: Option<String>, mut mapping: Mapping, described: Description) -> Self {
+        mapping.table = described.resource.clone();
+        mapping.plane_column = described.plane_column.clone();
+        mapping.plane = described.plane_value.clone();
+        let Checked { url, kind, identity, .. } = store.clone();
+        Self {
+            store: Checked { url, kind, identity, report: Json::Null },
+            named,
+            resource: described.resource,
+            plane_column: described.plane_column,
+            plane_value: described.plane_value,
+            mapping,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,7 +93,7 @@ async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, S
     let (store, query) = spec
         .split_once('?')
         .ok_or_else(|| wrong(Code::MappingWrong, "write NAME?table=…&plane_column=…&plane=…&key=…".into()))?;
-    let mut mapping = Mapping::parse(query).map_err(|message| wrong(Code::MappingWrong, message))?;
+    let mapping = Mapping::parse(query).map_err(|message| wrong(Code::MappingWrong, message))?;
     if mapping.plane_column.is_none() && !whole_table {
         let message = format!(
             "it names no plane_column, so the plane would own all of table {}; confirm with --whole-table",
@@ -83,38 +109,38 @@ async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, S
     };
     let checked = parties::checked(app, &url).await?;
     let described =
-        app.world.describe(&checked.url, &mapping).await.map_err(|error| unusable(&format!("--store '{spec}'"), error))?;
-    mapping.table = described.resource.clone();
-    mapping.plane_column = described.plane_column.clone();
-    mapping.plane = described.plane_value.clone();
-    let Checked { url, kind, identity, .. } = checked;
-    Ok(Resolved {
-        store: Checked { url, kind, identity, report: Json::Null },
-        named,
-        resource: described.resource,
-        plane_column: described.plane_column,
-        plane_value: described.plane_value,
-        mapping,
-    })
+        app.world.describe(&checked.url, &mapping).await.map_err(|error| unmapped(&format!("--store '{spec}'"), error))?;
+    Ok(Resolved::new(&checked, named, mapping, described))
 }
 
-pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
-    let args: Register = arguments(call)?;
-    let Prepared { bindings: resolved, archive_url, archive_id } = read_prepared(prepared)?;
-    let tenant = lookup::tenant(tx, call, &args.tenant).await?;
-    let on_tenant = |refusal| super::Refused { refusal, chain: Chain::Tenant(tenant.id), tenant_id: Some(tenant.id) };
+/// Makes sure that the tenant may have a new plane of this name.
+pub(super) async fn may_be_named(tx: &mut Tx, tenant: &Tenant, name: &str) -> Result<(), Stop> {
     if tenant.status != lethe_ledger::TenantStatus::Active {
         let message = format!("tenant {} is {}: only an active one gets planes", tenant.name, tenant.status);
-        return Err(on_tenant(Refusal::new(Code::TenantNotActive, message)).into());
+        return Err(on_tenant(tenant, Refusal::new(Code::TenantNotActive, message)));
     }
-    let same_name = tx.plane_by_name(tenant.id, &args.name).await?.filter(|plane| plane.name.is_some());
-    if let Some(taken) = same_name {
-        let message = format!("tenant {} already has a plane {}", tenant.name, args.name);
-        return Err(on_tenant(Refusal::new(Code::NameTaken, message).with(json!({"plane_id": taken.id}))).into());
+    match tx.plane_by_name(tenant.id, name).await?.filter(|plane| plane.name.is_some()) {
+        None => Ok(()),
+        Some(taken) => {
+            let message = format!("tenant {} already has a plane {name}", tenant.name);
+            Err(on_tenant(tenant, Refusal::new(Code::NameTaken, message).with(json!({"plane_id": taken.id}))))
+        }
     }
+}
+
+/// A refusal that concerns a tenant and no plane of it yet.
+pub(super) fn on_tenant(tenant: &Tenant, refusal: Refusal) -> Stop {
+    super::Refused { refusal, chain: Chain::Tenant(tenant.id), tenant_id: Some(tenant.id) }.into()
+}
+
+/// The bindings of a new plane: each store open to the tenant, each scope nobody's, now or before.
+pub(super) async fn bind_all(tx: &mut Tx, call: &Call, tenant: &Tenant, resolved: Vec<Resolved>) -> Result<Vec<Binding>, Stop> {
     let mut bindings: Vec<Binding> = Vec::new();
     for one in resolved {
-        let binding = bind(tx, &tenant, one).await?;
+        let binding = bind(tx, call, tenant, one).await.map_err(|stop| match stop {
+            Stop::Refused(refused) => on_tenant(tenant, refused.refusal),
+            fault => fault,
+        })?;
         let taken = match bindings.iter().any(|other| overlap(other, &binding)) {
             true => Some(None),
             false => tx.overlapping_binding(&binding).await?.map(Some),
@@ -125,26 +151,47 @@ pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Jso
                 "{} in store {} belongs, in whole or in part, to {owner}; a scope belongs to one plane for ever",
                 binding.resource, binding.store
             );
-            return Err(on_tenant(Refusal::new(Code::BindingTaken, message)).into());
+            return Err(on_tenant(tenant, Refusal::new(Code::BindingTaken, message)));
         }
         bindings.push(binding);
     }
-    let new = NewPlane { tenant_id: tenant.id, name: args.name, archive_url, archive_id };
-    let plane = tx.insert_plane(&new, &bindings).await?;
-    let mut entry = Entry::new(Chain::Plane(plane.id), Some(tenant.id), EventType::Registered, &call.actor, &call.operation);
+    Ok(bindings)
+}
+
+/// The entry that begins a plane's chain.
+pub(super) fn registered(call: &Call, plane: &Plane, bindings: &[Binding]) -> Entry {
+    let mut entry =
+        Entry::new(Chain::Plane(plane.id), Some(plane.tenant_id), EventType::Registered, &call.actor, &call.operation);
     entry.to_state = Some(plane.state);
     entry.evidence = json!({"kind": "plane", "bindings": bindings.iter().map(|binding| json!({
         "store": binding.store, "resource": binding.resource, "scope_digest": binding.scope_digest()})).collect::<Vec<_>>()});
-    tx.append(entry).await?;
+    entry
+}
+
+pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
+    let args: Register = arguments(call)?;
+    let Prepared { bindings: resolved, archive_url, archive_id } = read_prepared(prepared)?;
+    let tenant = lookup::tenant(tx, call, &args.tenant).await?;
+    may_be_named(tx, &tenant, &args.name).await?;
+    let bindings = bind_all(tx, call, &tenant, resolved).await?;
+    let new = NewPlane { tenant_id: tenant.id, name: args.name, archive_url, archive_id, lineage: None };
+    let plane = tx.insert_plane(&new, &bindings).await?;
+    tx.append(registered(call, &plane, &bindings)).await?;
     shown(tx, &tenant.name, &plane).await
 }
 
 /// The binding of one `--store`: the store must be open to the tenant. A store named by its URL is registered for this tenant.
-async fn bind(tx: &mut Tx, tenant: &lethe_ledger::Tenant, one: Resolved) -> Result<Binding, Stop> {
+async fn bind(tx: &mut Tx, call: &Call, tenant: &Tenant, one: Resolved) -> Result<Binding, Stop> {
     let key = one.named.clone().unwrap_or_else(|| one.store.identity.clone());
     let store = match tx.store(&key).await? {
+        // Recognised by its file and not by its URL: a hard link, or another file in the place of one that is gone.
+        Some(store) if one.named.is_none() && store.url != one.store.url => {
+            let message = format!("{} is the file of store {} ({}): name that store", one.store.url, store.name, store.url);
+            return Err(Refusal::new(Code::NameTaken, message).into());
+        }
         Some(store) => store,
         None if one.named.is_none() => {
+            operator(call)?;
             let digest = canonical::sha256(one.store.url.as_bytes());
             let name = format!("{}-{}", one.store.kind, &digest["sha256:".len()..][..12]);
             let Checked { url, kind, identity, .. } = one.store;
@@ -220,7 +267,7 @@ pub(super) async fn show(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) 
     shown(tx, &found.tenant.name, &found.plane).await
 }
 
-async fn shown(tx: &mut Tx, tenant: &str, plane: &lethe_ledger::Plane) -> Outcome {
+pub(super) async fn shown(tx: &mut Tx, tenant: &str, plane: &Plane) -> Outcome {
     let bindings = tx.bindings(plane.id).await?;
     let mut shown = json!(plane);
     shown["tenant"] = json!(tenant);

@@ -4,7 +4,7 @@ use lethe_ledger::Tx;
 use lethe_stages::{EvictMode, PLAN, Step, canonical};
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, offboardings::Request, unusable};
+use super::{App, Call, Outcome, Stop, arguments, lookup, offboardings::Request, unmapped, unusable};
 
 /// Asks every bound store what it holds. No transaction is open.
 pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
@@ -19,7 +19,7 @@ pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
     for binding in bindings.iter().filter(|binding| binding.mapping.is_some()) {
         let doing = format!("ask store {}", binding.store);
         let store = app.world.store(plane.id, binding).map_err(|error| unusable(&doing, error))?;
-        let described = store.describe().await.map_err(|error| unusable(&doing, error))?;
+        let described = store.describe().await.map_err(|error| unmapped(&doing, error))?;
         let records = store.count().await.map_err(|error| unusable(&doing, error))?;
         stores.push(json!({
             "store": binding.store, "resource": binding.resource, "scope_digest": binding.scope_digest(), "records": records,

@@ -1,0 +1,147 @@
+//! Laws: what the sources and the schema must say, asked of them.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use lethe_stages::lifecycle;
+
+use crate::support::{World, invariants};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// Every file below these folders with this extension, with its text.
+fn files(folders: &[&str], extension: &str) -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in folder.read_dir().expect("read the folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    folders.iter().for_each(|folder| walk(&root().join(folder), &mut found));
+    found.retain(|path| path.extension().is_some_and(|end| end == extension));
+    assert!(!found.is_empty(), "the sources are where this test looks");
+    let named = |path: &PathBuf| path.strip_prefix(root()).unwrap().display().to_string();
+    found.iter().map(|path| (named(path), std::fs::read_to_string(path).expect("a text"))).collect()
+}
+
+const SOURCES: &[&str] = &["stages/src", "ledger/src", "stores/src", "worker/src"];
+
+#[tokio::test]
+async fn the_schema_knows_the_same_moves_as_the_plan() {
+    let world = World::new().await;
+    let written = world.texts("SELECT from_state || ' ' || to_state || ' ' || cause FROM legal_transitions").await;
+    let planned = lifecycle::legal_transitions().into_iter().map(|(from, to, cause)| format!("{from} {to} {cause}"));
+    assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), planned.collect());
+}
+
+#[tokio::test]
+async fn the_schema_refuses_a_move_that_the_plan_has_not() {
+    let world = World::new().await;
+    let plane = world.acme(1).await;
+    for state in ["DEACTIVATED", "ARCHIVED", "PURGED"] {
+        let said =
+            world.try_sql(&format!("UPDATE planes SET state = '{state}', purged_at = iif('{state}' = 'PURGED', 1, NULL)")).await;
+        assert!(said.is_err_and(|said| said.contains("no such move")), "ACTIVE → {state}");
+    }
+    let said = world.try_sql("UPDATE planes SET state = 'RETIRED'").await;
+    assert!(said.is_err(), "and a state that nobody knows");
+    let said = world.try_sql(&format!("UPDATE planes SET epoch = -1 WHERE id = '{plane}'")).await;
+    assert!(said.is_err_and(|said| said.contains("only rises")));
+    invariants::check(&world).await;
+}
+
+#[test]
+fn time_is_read_in_one_place_and_never_by_the_database() {
+    for (name, text) in files(SOURCES, "rs") {
+        for word in ["Utc::now", "Local::now", "SystemTime::now", "Uuid::now_v7", "Uuid::new_v4"] {
+            assert!(name == "worker/src/clock.rs" || !text.contains(word), "{name} reads {word}");
+        }
+    }
+    let mut statements = files(&["migrations"], "sql");
+    statements.extend(files(SOURCES, "rs"));
+    for (name, text) in statements {
+        let text = text.to_lowercase();
+        for word in ["'now'", "current_timestamp", "current_date", "unixepoch(", "strftime(", "julianday(", "clock_timestamp("] {
+            assert!(!text.contains(word), "{name} lets the database read the time: {word}");
+        }
+    }
+}
+
+#[test]
+fn what_is_disallowed_is_listed_and_every_exemption_is_one_of_these() {
+    let listed: toml::Table = std::fs::read_to_string(root().join("clippy.toml")).unwrap().parse().unwrap();
+    let paths: BTreeSet<_> =
+        listed["disallowed-methods"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
+    let wanted = [
+        "chrono::Utc::now",
+        "chrono::Local::now",
+        "std::time::SystemTime::now",
+        "uuid::Uuid::new_v4",
+        "uuid::Uuid::now_v7",
+        "getrandom::fill",
+        "sqlx::Transaction::commit",
+    ];
+    assert!(paths.is_superset(&wanted.into_iter().collect()), "{paths:?}");
+    let exempt: Vec<_> = files(SOURCES, "rs")
+        .into_iter()
+        .flat_map(|(name, text)| vec![name; text.matches("clippy::disallowed_methods").count()])
+        .collect();
+    let mut exempt = exempt;
+    exempt.sort();
+    let known = [
+        "ledger/src/db.rs",
+        "stores/src/sqlite/connect.rs",
+        "worker/src/clock.rs",
+        "worker/src/clock.rs",
+        "worker/src/demo/knowledge.rs",
+    ];
+    assert_eq!(exempt, known, "the clock, the randomness, and who may commit");
+    let workspace: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    assert_eq!(workspace["workspace"]["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    for room in ["stages", "ledger", "stores", "worker"] {
+        let manifest: toml::Table = std::fs::read_to_string(root().join(room).join("Cargo.toml")).unwrap().parse().unwrap();
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{room} keeps the workspace's lints");
+    }
+}
+
+#[test]
+fn a_handler_cannot_reach_a_database_a_queue_or_a_network() {
+    let locked: toml::Table = std::fs::read_to_string(root().join("Cargo.lock")).unwrap().parse().unwrap();
+    let packages = locked["package"].as_array().unwrap();
+    let mut reached = BTreeSet::from(["lethe-stages".to_owned()]);
+    let mut todo = vec!["lethe-stages".to_owned()];
+    while let Some(name) = todo.pop() {
+        for package in packages.iter().filter(|package| package["name"].as_str() == Some(&name)) {
+            for needed in package.get("dependencies").and_then(|list| list.as_array()).into_iter().flatten() {
+                let needed = needed.as_str().unwrap().split(' ').next().unwrap().to_owned();
+                if reached.insert(needed.clone()) {
+                    todo.push(needed);
+                }
+            }
+        }
+    }
+    assert!(reached.contains("serde_json"), "the walk walks: {reached:?}");
+    for word in [
+        "sqlx",
+        "sqlite",
+        "postgres",
+        "tokio",
+        "apalis",
+        "hyper",
+        "reqwest",
+        "axum",
+        "mio",
+        "socket2",
+        "aws",
+        "object_store",
+        "lethe-ledger",
+    ] {
+        let found = reached.iter().find(|name| name.starts_with(word) || name.ends_with(word));
+        assert_eq!(found, None, "stages depends on {word}");
+    }
+}

@@ -1,0 +1,160 @@
+//! The trail: whole, gapless, append-only, free of what a purge would have to erase; and whoever changed it is found out.
+
+use chrono::TimeDelta;
+use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Tx};
+use lethe_stages::{LifecycleState, Step};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::support::{World, faults::Failing, invariants, request};
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+#[tokio::test]
+async fn an_entry_has_this_form_to_the_byte() {
+    let world = World::new().await;
+    let entry = Entry {
+        offboarding_id: Some(uuid(2)),
+        from_state: Some(LifecycleState::Active),
+        to_state: Some(LifecycleState::PendingDeactivate),
+        step: Some(Step::Deregister),
+        gate: Some(lethe_ledger::GateDecision { decision: "ALLOWED", code: None, policy_revision: "r1".into() }),
+        reason: Some("the contract ended".into()),
+        evidence: json!({"z": 1, "a": ["é", null, true]}),
+        ..Entry::new(Chain::Tenant(uuid(1)), Some(uuid(1)), EventType::Transition, &"user:alice".parse().unwrap(), "test")
+    };
+    let appended = world.app.ledger.transact(async |tx: &mut Tx| tx.append(entry).await).await.unwrap().into_inner();
+    let body = world.texts("SELECT body FROM trail").await.remove(0);
+    let hash = world.texts("SELECT hash FROM trail").await.remove(0);
+    let values = world.texts("SELECT field || '=' || value FROM trail_values ORDER BY field").await;
+    assert_eq!(values, ["actor_id=alice", "reason=the contract ended"]);
+    let salts = world.texts("SELECT hex(salt) FROM trail_values ORDER BY field").await;
+    let committed = |index: usize, value: &str| sha256(&[hex::decode(&salts[index]).unwrap(), value.into()].concat());
+    let (actor, reason) = (committed(0, "alice"), committed(1, "the contract ended"));
+    let (one, two, event) = (uuid(1), uuid(2), appended.event_id);
+    let evidence = r#"{"a":["é",null,true],"z":1}"#;
+    assert_eq!(
+        body,
+        format!(
+            r#"{{"actor_id":{{"commitment":"{actor}"}},"actor_type":"user","at":"2026-03-01T09:00:00.000000Z","chain":"tenant:{one}","#
+        ) + &format!(r#""decision_owner":"test","event_id":"{event}","event_type":"TRANSITION","evidence":{evidence},"#)
+            + &format!(r#""evidence_digest":"{}","from_state":"ACTIVE","#, sha256(evidence.as_bytes()))
+            + r#""gate":{"code":null,"decision":"ALLOWED","policy_revision":"r1"},"#
+            + &format!(
+                r#""offboarding_id":"{two}","plane_id":null,"project_id":"__system__","reason":{{"commitment":"{reason}"}},"#
+            )
+            + &format!(r#""schema_version":1,"sequence_no":0,"stage":"deregister","step":"deregister","tenant_id":"{one}","#)
+            + r#""to_state":"PENDING_DEACTIVATE"}"#
+    );
+    // Anybody can recompute the hash with the body and this one rule.
+    let origin = sha256(format!("tenant:{one}").as_bytes());
+    assert_eq!(hash, sha256((origin + &body).as_bytes()));
+}
+
+fn uuid(number: u128) -> uuid::Uuid {
+    uuid::Uuid::from_u128(number)
+}
+
+#[tokio::test]
+async fn everything_that_an_entry_lacks_is_named_at_once_and_nothing_is_written() {
+    let world = World::new().await;
+    let entry = Entry {
+        reason: Some(" ".into()),
+        evidence: json!(null),
+        ..Entry::new(Chain::Plane(uuid(1)), None, EventType::Transition, &Actor::system(" "), "")
+    };
+    let refused = world.app.ledger.transact(async |tx: &mut Tx| tx.append(entry).await).await.map(|_| ()).unwrap_err();
+    let Fault::IncompleteEntry(missing) = &refused else { panic!("{refused}") };
+    assert_eq!(*missing, ["actor_id", "decision_owner", "tenant_id", "reason", "evidence", "from_state and to_state"]);
+    assert_eq!(world.number("SELECT count(*) FROM trail").await, 0);
+}
+
+/// A story in which everything that carries a name, a reason or content happens at least once.
+async fn eventful(world: &World) -> String {
+    let plane = world.acme(5).await;
+    world.call("user:root", "knowledge.token.issue", json!({"plane": plane})).await;
+    let usage = json!({"plane": plane, "kind": "run", "holder": "HOLDER-nightly", "ttl": "30m"});
+    world.call("sdk:ingest", "knowledge.usage.open", usage).await;
+    let mut terms = request(&plane, "1h");
+    terms["reason"] = json!("REASON-left-us");
+    world.call("user:alice", "knowledge.offboarding.request", terms.clone()).await;
+    world.drain().await;
+    world.call("user:alice", "knowledge.offboarding.cancel", json!({"plane": plane, "reason": "REASON-stays"})).await;
+    world.advance(TimeDelta::minutes(30)).await;
+    world.call("user:alice", "knowledge.offboarding.request", terms.clone()).await;
+    world.faults.fail(0, Failing::Panics);
+    world.drain().await;
+    terms["grace"] = json!("9d");
+    world.refused("user:mallory", "knowledge.offboarding.request", terms).await;
+    world.refused("user:mallory", "knowledge.plane.show", json!({"plane": "acme/PLANE-unknown"})).await;
+    let held = json!({"plane": plane, "reason": "REASON-litigation"});
+    let held = world.call("user:lena", "knowledge.hold.place", held).await["hold_id"].clone();
+    world.advance(TimeDelta::minutes(1)).await;
+    world.advance(TimeDelta::hours(1)).await;
+    world.call("user:lena", "knowledge.hold.release", json!({"hold_id": held, "reason": "REASON-settled"})).await;
+    world.drain().await;
+    world.refused("user:alice", "knowledge.approval.grant", json!({"plane": plane, "reason": "REASON-self"})).await;
+    world.call("user:bob", "knowledge.approval.grant", json!({"plane": plane, "reason": "REASON-checked"})).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED");
+    plane
+}
+
+#[tokio::test]
+async fn entries_hold_no_name_no_reason_and_no_content_and_stay_verifiable_without_them() {
+    let world = World::new().await;
+    let plane = eventful(&world).await;
+    let folder = world.dir.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let personal = ["alice", "bob", "lena", "mallory", "root", "acme", "globex", "handbook", "REASON", "HOLDER", "PLANE-unknown"];
+    for word in personal.into_iter().chain(["marker-", "lorem", "document-", "\"p1\"", "plane=p1", "the driver panics", &folder])
+    {
+        let found = world.texts(&format!("SELECT body FROM trail WHERE instr(body, '{word}') > 0")).await;
+        assert_eq!(found, [""; 0], "`{word}` is in an entry for ever");
+    }
+    let kept = world.texts("SELECT DISTINCT value FROM trail_values WHERE field = 'reason' ORDER BY value").await;
+    assert_eq!(kept.iter().filter(|reason| reason.starts_with("REASON-")).count(), 5, "beside the entries: {kept:?}");
+    // The same value is never committed to the same way twice, so nobody can guess who it was by comparing.
+    let salted = "SELECT count(DISTINCT body -> '$.actor_id.commitment') - count(*) FROM trail";
+    assert_eq!(world.number(salted).await, 0);
+
+    let before = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert!(before["commitments"].as_u64().unwrap() > 20, "{before}");
+    world.sql("DELETE FROM trail_values").await;
+    let after = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert_eq!((&after["audit"], &after["entries"]), (&json!("verified"), &before["entries"]));
+    assert_eq!(after["commitments"], 0);
+    assert_eq!(world.state(&plane).await, "PURGED");
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn numbers_run_from_0_without_a_gap_in_every_chain_and_every_move_has_its_entry() {
+    let world = World::new().await;
+    let plane = eventful(&world).await;
+    let gaps = "SELECT count(*) FROM (SELECT 1 FROM trail t JOIN chains c USING (chain) GROUP BY chain
+        HAVING min(sequence_no) <> 0 OR max(sequence_no) <> count(*) - 1 OR c.next_sequence <> count(*))";
+    assert_eq!(world.number(gaps).await, 0);
+    assert!(world.number("SELECT count(*) FROM chains").await >= 5, "two planes, two tenants, the system");
+    let moves = "SELECT body ->> 'to_state' FROM trail WHERE event_type = 'TRANSITION' AND plane_id =";
+    let moves = world.texts(&format!("{moves} '{plane}' ORDER BY place")).await;
+    assert_eq!(moves, ["PENDING_DEACTIVATE", "DEACTIVATED", "ARCHIVED", "PURGED"]);
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn an_export_is_enough_to_verify_elsewhere() {
+    let world = World::new().await;
+    let plane = world.acme(2).await;
+    world.archived(&plane).await;
+    let exported = world.call("user:auditor", "governance.audit.export", json!({"plane": plane})).await;
+    let mut head = sha256(format!("plane:{plane}").as_bytes());
+    for (number, entry) in exported["entries"].as_array().unwrap().iter().enumerate() {
+        assert_eq!((&entry["previous"], &entry["body"]["sequence_no"]), (&json!(head), &json!(number)));
+        let body = lethe_stages::canonical::to_string(&entry["body"]).unwrap();
+        head = sha256((head + &body).as_bytes());
+        assert_eq!(entry["hash"], json!(head));
+    }
+    assert!(!exported.to_string().contains("alice"), "personal values stay here");
+}
