@@ -45,7 +45,9 @@ async fn story(ground: &str, part: Part, crash: &str) {
         assert_eq!(completed, 1, "{step} in {trail:#?}");
     }
     let interrupted = trail.iter().filter(|line| line.starts_with("STAGE_INTERRUPTED")).count();
-    assert_eq!(interrupted, usize::from(crash.split('#').next() != Some("recorded")), "{trail:#?}");
+    // The commit of a record also claims what is due then, and that is lost with the process.
+    let at_least = usize::from(crash.split('#').next() != Some("recorded"));
+    assert!((at_least..=1).contains(&interrupted), "{interrupted} interruptions in {trail:#?}");
     assert!(!trail.iter().any(|line| line.starts_with("STAGE_FAILED")), "{trail:#?}");
 }
 

@@ -2,7 +2,7 @@
 //! that other queues were seen to have; that attempts stay bounded when processes die is in `retry`.
 
 use chrono::TimeDelta;
-use lethe_ledger::{Fault, Lease, Tx};
+use lethe_ledger::{Fault, Lease, NewRun, Tx};
 use lethe_stages::ports::PortError;
 use lethe_worker::manager::{RecordResult, WorkerLock};
 use serde_json::json;
@@ -140,8 +140,10 @@ async fn history_and_waiting_work_do_not_slow_a_claim_or_a_record() {
     world.sql(history).await;
     for _ in 0..2 {
         let [due, recorded] = world.app.ledger.read(async |tx: &mut Tx| tx.query_plans().await).await.unwrap();
+        // The list that was asked for, the one row about this ledger, whether anything is paused, the plane's own bindings.
+        let small = ["SCAN json_each", "SCAN w", "SCAN pauses", "SCAN b"];
         let scans = |plan: &[String]| {
-            plan.iter().filter(|line| line.starts_with("SCAN") && !line.contains("json_each") && *line != "SCAN w").count()
+            plan.iter().filter(|line| line.starts_with("SCAN") && !small.iter().any(|known| line.starts_with(known))).count()
         };
         assert_eq!(due[0], "SEARCH r USING INDEX stage_runs_due (due_at<?)", "{due:#?}");
         assert!(recorded[0].starts_with("SEARCH r USING INDEX sqlite_autoindex_stage_runs_1 (id=?)"), "{recorded:#?}");
@@ -234,7 +236,8 @@ async fn a_plane_has_one_open_run_whatever_is_written() {
     let second = world.app.ledger.transact(async |tx: &mut Tx| {
         let open = tx.open_case(id).await?.expect("an open run");
         let at = tx.at();
-        tx.enqueue(open.offboarding.id, id, open.plane.tenant_id, lethe_stages::Step::Purge, at).await
+        let (offboarding_id, tenant_id) = (open.offboarding.id, open.plane.tenant_id);
+        tx.enqueue(NewRun { offboarding_id, plane_id: id, tenant_id, step: lethe_stages::Step::Purge, due_at: at }).await
     });
     assert!(matches!(second.await, Err(Fault::Database { doing: "enqueue a run", .. })));
     assert_eq!(world.number("SELECT count(*) FROM stage_runs").await, 1);

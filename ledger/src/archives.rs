@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use lethe_stages::manifest::Manifest;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
@@ -29,6 +30,20 @@ pub struct ArchiveRow {
     pub verified_at: DateTime<Utc>,
     /// When it was proved gone.
     pub purged_at: Option<DateTime<Utc>>,
+}
+
+fn archive(row: &SqliteRow) -> Result<ArchiveRow, Fault> {
+    let cells = Cells::new(row, "archives", "offboarding_id");
+    Ok(ArchiveRow {
+        prefix: cells.get("prefix")?,
+        manifest: cells.json("manifest")?,
+        manifest_sha256: cells.get("manifest_sha256")?,
+        rows: cells.get("rows")?,
+        bytes: cells.get("bytes")?,
+        parts: cells.get("parts")?,
+        verified_at: cells.at("verified_at")?,
+        purged_at: cells.maybe_at("purged_at")?,
+    })
 }
 
 impl Tx {
@@ -62,19 +77,6 @@ impl Tx {
             .fetch_optional(self.connection())
             .await
             .map_err(Fault::database("read an archive"))?;
-        row.map(|row| {
-            let cells = Cells::new(&row, "archives", "offboarding_id");
-            Ok(ArchiveRow {
-                prefix: cells.get("prefix")?,
-                manifest: cells.json("manifest")?,
-                manifest_sha256: cells.get("manifest_sha256")?,
-                rows: cells.get("rows")?,
-                bytes: cells.get("bytes")?,
-                parts: cells.get("parts")?,
-                verified_at: cells.at("verified_at")?,
-                purged_at: cells.maybe_at("purged_at")?,
-            })
-        })
-        .transpose()
+        row.as_ref().map(archive).transpose()
     }
 }

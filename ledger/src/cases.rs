@@ -1,7 +1,10 @@
 //! A case: a run with everything that decides about it, read in one statement inside the transaction that decides.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
-use lethe_stages::{Facts, PLAN_VERSION, UsageKnown, permit::ApprovalFacts};
+use lethe_stages::{Facts, PLAN_VERSION, UsageKnown, manifest::Manifest, permit::ApprovalFacts};
+use serde_json::Value as Json;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
@@ -9,10 +12,30 @@ use crate::{
     db::Tx,
     fault::Fault,
     offboardings::{self, Offboarding},
-    planes::{self, Plane},
+    planes::{self, Binding, Plane},
     queue::{self, Run},
     rows::{Cells, to_json, us},
+    trail::Chain,
 };
+
+/// What a run works on, beside its facts.
+#[derive(Debug)]
+pub struct Bound {
+    /// The plane's bindings, in order.
+    pub bindings: Vec<Binding>,
+    /// Where the offboarding's archive lies, if it was verified.
+    pub prefix: Option<String>,
+    /// Its manifest, unless it is purged.
+    pub manifest: Option<Manifest>,
+}
+
+/// The same as it stands in the ledger. Read when it is asked for: what cannot be read is the fault of its own run alone.
+#[derive(Debug)]
+struct BoundText {
+    bindings: String,
+    prefix: Option<String>,
+    manifest: Option<String>,
+}
 
 /// A run and the facts around it.
 #[derive(Debug, Clone)]
@@ -25,6 +48,30 @@ pub struct Case {
     pub offboarding: Offboarding,
     /// What handlers and gate judge.
     pub facts: Facts,
+    /// Whether anything at all is paused.
+    pub paused: bool,
+    bound: Arc<BoundText>,
+}
+
+impl Case {
+    /// What the run works on.
+    pub fn bound(&self) -> Result<Bound, Fault> {
+        let unreadable = |table, column| {
+            let id = self.plane.id.to_string();
+            move |error: serde_json::Error| Fault::Unreadable { table, column, id, message: error.to_string() }
+        };
+        let mut bindings: Vec<Binding> =
+            serde_json::from_str(&self.bound.bindings).map_err(unreadable("bindings", "plane_id"))?;
+        for binding in &mut bindings {
+            // A text in the ledger, so a text in what SQLite made of the row.
+            if let Some(Json::String(text)) = &binding.mapping {
+                binding.mapping = Some(serde_json::from_str(text).map_err(unreadable("bindings", "mapping"))?);
+            }
+        }
+        let manifest = self.bound.manifest.as_deref().map(serde_json::from_str).transpose();
+        let manifest = manifest.map_err(unreadable("archives", "manifest"))?;
+        Ok(Bound { bindings, prefix: self.bound.prefix.clone(), manifest })
+    }
 }
 
 // CROSS JOIN keeps the order: the run's index decides what is read, the rest is looked up by key.
@@ -50,10 +97,16 @@ macro_rules! select_cases {
     (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'query') AS queries_used,
     (SELECT max(u.expires_at) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1) AS usage_until,
     (SELECT count(*) FROM access_tokens k WHERE k.plane_id = p.id AND k.status <> 'revoked') AS tokens,
-    a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
+    c.head, c.next_sequence, EXISTS (SELECT 1 FROM pauses) AS paused,
+    (SELECT json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
+        'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping))
+     FROM (SELECT b.*, s.name, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = p.id ORDER BY b.position) b
+    ) AS bindings,
+    a.prefix, a.manifest, a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
     EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest) AS denied
 FROM stage_runs r CROSS JOIN planes p ON p.id = r.plane_id CROSS JOIN offboardings o ON o.id = r.offboarding_id
     CROSS JOIN tenants t ON t.id = r.tenant_id
+    LEFT JOIN chains c ON c.chain = 'plane:' || p.id
     LEFT JOIN archives a ON a.offboarding_id = o.id
     LEFT JOIN approvals y ON y.offboarding_id = o.id AND y.status IN ('granted', 'consumed')
 WHERE ",
@@ -127,7 +180,8 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         // One run of a plane at a time: while a restore is open, no other step is.
         restore_pending: false,
     };
-    Ok(Case { run, plane, offboarding, facts })
+    let bound = BoundText { bindings: cells.get("bindings")?, prefix: cells.get("prefix")?, manifest: cells.get("manifest")? };
+    Ok(Case { run, plane, offboarding, facts, paused: cells.get("paused")?, bound: Arc::new(bound) })
 }
 
 impl Tx {
@@ -143,19 +197,26 @@ impl Tx {
         let query = query.bind(us(at)).bind(PLAN_VERSION).bind(limit as i64);
         let query = if let Some(plane) = plane { query.bind(plane.to_string()) } else { query };
         let rows = query.fetch_all(self.connection()).await.map_err(Fault::database("read due runs"))?;
-        rows.iter().map(|row| case(row, at)).collect()
+        rows.iter().map(|row| self.case(row)).collect()
     }
 
     /// The cases of these runs, whatever their status, in no order.
     pub async fn cases(&mut self, runs: &[Uuid]) -> Result<Vec<Case>, Fault> {
-        let at = self.at();
         let rows = sqlx::query(select_cases!(named!()))
-            .bind(us(at))
+            .bind(us(self.at()))
             .bind(to_json(&runs))
             .fetch_all(self.connection())
             .await
             .map_err(Fault::database("read runs"))?;
-        rows.iter().map(|row| case(row, at)).collect()
+        rows.iter().map(|row| self.case(row)).collect()
+    }
+
+    fn case(&mut self, row: &SqliteRow) -> Result<Case, Fault> {
+        let case = case(row, self.at())?;
+        let cells = Cells::new(row, "chains", "id");
+        let head = cells.get::<Option<String>>("head")?.zip(cells.get::<Option<i64>>("next_sequence")?);
+        self.unwritten.note(Chain::Plane(case.plane.id), head);
+        Ok(case)
     }
 
     /// The case of the plane's unfinished run.

@@ -22,6 +22,7 @@ use crate::{
     fault::Fault,
     rows,
     source::{Clock, Entropy, SinceBoot},
+    trail::Unwritten,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -70,6 +71,7 @@ pub struct Tx {
     at: DateTime<Utc>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    pub(crate) unwritten: Unwritten,
 }
 
 impl Tx {
@@ -99,12 +101,14 @@ impl Tx {
 
     /// Marks a place to which the transaction can be undone.
     pub async fn savepoint(&mut self) -> Result<(), Fault> {
+        self.write_trail().await?;
         sqlx::query("SAVEPOINT decided").execute(self.connection()).await.map_err(Fault::database("set a savepoint"))?;
         Ok(())
     }
 
     /// Undoes everything since [`Self::savepoint`]; the transaction goes on.
     pub async fn undo_to_savepoint(&mut self) -> Result<(), Fault> {
+        self.unwritten = Unwritten::default();
         sqlx::query("ROLLBACK TO decided").execute(self.connection()).await.map_err(Fault::database("undo to a savepoint"))?;
         Ok(())
     }
@@ -197,6 +201,7 @@ impl Ledger {
         let mut tx = self.begin(&self.writer, "BEGIN IMMEDIATE").await?;
         // On an error `tx` is dropped, which rolls it back.
         let answer = work(&mut tx).await?;
+        tx.write_trail().await?;
         #[expect(clippy::disallowed_methods, reason = "this is the one commit")]
         tx.inner.commit().await.map_err(Fault::database("commit"))?;
         Ok(Committed(answer))
@@ -242,7 +247,8 @@ impl Ledger {
     async fn begin(&self, pool: &SqlitePool, statement: &'static str) -> Result<Tx, Fault> {
         let inner = pool.begin_with(statement).await.map_err(Fault::database("begin a transaction"))?;
         // Read after the lock is held: what was committed before this transaction was stamped before it.
-        Ok(Tx { inner, at: rows::whole_us(self.clock.now()), clock: self.clock.clone(), entropy: self.entropy.clone() })
+        let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
+        Ok(Tx { inner, at: rows::whole_us(clock.now()), clock, entropy, unwritten: Unwritten::default() })
     }
 }
 
@@ -267,10 +273,14 @@ async fn pool(path: &Path, connections: u32, read_only: bool) -> Result<SqlitePo
         .busy_timeout(Duration::from_secs(10))
         .pragma("secure_delete", "ON")
         .pragma("query_only", if read_only { "ON" } else { "OFF" })
-        .statement_cache_capacity(256);
+        // Every statement stays prepared, and an answer of a whole batch does not wait for its reader row by row.
+        .statement_cache_capacity(512)
+        .row_buffer_size(512);
     SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(30))
+        // There is no server that could have gone away.
+        .test_before_acquire(false)
         .connect_with(options)
         .await
         .map_err(Fault::database("open the ledger"))

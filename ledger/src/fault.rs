@@ -24,13 +24,15 @@ pub enum Fault {
         /// What it holds and what would be right.
         message: String,
     },
-    /// A write that had to change exactly one row changed another number of them.
-    #[error("{doing}: {changed} rows changed where one had to")]
+    /// A write changed another number of rows than it had to.
+    #[error("{doing}: {changed} rows changed where {wanted} had to")]
     RowsAffected {
         /// What was being done.
         doing: &'static str,
         /// How many rows changed.
         changed: u64,
+        /// How many had to.
+        wanted: u64,
     },
     /// There is no ledger here yet, or it is older than this program.
     #[error("open the ledger {url}: it has not been set up for this version; run `lethe migrate`")]

@@ -8,11 +8,13 @@
 //! SQLite is the embedded ledger. PostgreSQL will be a second implementation of the same verbs behind [`Tx`].
 
 mod access;
+mod advance;
 mod archives;
 mod cases;
 mod db;
 mod fault;
 mod idempotency;
+mod many;
 mod offboardings;
 mod parties;
 mod planes;
@@ -25,15 +27,16 @@ mod verify;
 mod witness;
 
 pub use access::{NewToken, Token, Usage, UsageKind};
+pub use advance::Changes;
 pub use archives::ArchiveRow;
-pub use cases::Case;
+pub use cases::{Bound, Case};
 pub use db::{Committed, Ledger, OpenOptions, Tx};
 pub use fault::Fault;
 pub use idempotency::Remembered;
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
-pub use planes::{Binding, Lineage, NewPlane, Plane};
-pub use queue::{Lease, Run, RunStatus, Settlement};
+pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
+pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};
 pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, Pause};
 pub use source::{Clock, Entropy, SinceBoot};
 pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};

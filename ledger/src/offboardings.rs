@@ -3,7 +3,9 @@
 //! The rule: terms never move, a deadline is written once; triggers refuse anything else.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lethe_stages::{EvictMode, GraceAccess, Ground, LifecycleState, PLAN_VERSION, destruction::DestructionPlan, record::Salt};
+use lethe_stages::{
+    EvictMode, GraceAccess, Ground, LifecycleState, PLAN_VERSION, destruction::DestructionPlan, lifecycle::Wait, record::Salt,
+};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -11,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
+    many::{Many, Script},
     rows::{Cells, one, to_json, us},
 };
 
@@ -173,6 +176,29 @@ pub struct OffboardingSummary {
     pub requested_at: DateTime<Utc>,
 }
 
+macro_rules! start {
+    ($column:literal) => {
+        Many {
+            doing: "start a wait",
+            before: "WITH wait (id, until) AS (",
+            after: concat!(
+                ") UPDATE offboardings AS o SET ",
+                $column,
+                " = wait.until FROM wait WHERE o.id = wait.id AND o.",
+                $column,
+                " IS NULL"
+            ),
+            columns: 2,
+        }
+    };
+}
+
+static STARTS: [(Wait, Many); 3] = [
+    (Wait::Grace, start!("grace_until")),
+    (Wait::ArchiveDelay, start!("archive_after")),
+    (Wait::Retention, start!("retention_until")),
+];
+
 impl Tx {
     /// Opens an offboarding and answers it.
     pub async fn insert_offboarding(&mut self, new: &NewOffboarding) -> Result<Offboarding, Fault> {
@@ -230,24 +256,12 @@ impl Tx {
         rows.iter().map(offboarding_row).collect()
     }
 
-    /// Writes the end of the grace period, once.
-    pub async fn start_grace(&mut self, id: Uuid, until: DateTime<Utc>) -> Result<(), Fault> {
-        self.start_wait("UPDATE offboardings SET grace_until = ? WHERE id = ? AND grace_until IS NULL", id, until).await
-    }
-
-    /// Writes the end of the archive delay, once.
-    pub async fn start_archive_delay(&mut self, id: Uuid, until: DateTime<Utc>) -> Result<(), Fault> {
-        self.start_wait("UPDATE offboardings SET archive_after = ? WHERE id = ? AND archive_after IS NULL", id, until).await
-    }
-
-    /// Writes the end of the retention, once.
-    pub async fn start_retention(&mut self, id: Uuid, until: DateTime<Utc>) -> Result<(), Fault> {
-        self.start_wait("UPDATE offboardings SET retention_until = ? WHERE id = ? AND retention_until IS NULL", id, until).await
-    }
-
-    async fn start_wait(&mut self, statement: &'static str, id: Uuid, until: DateTime<Utc>) -> Result<(), Fault> {
-        let done = sqlx::query(statement).bind(us(until)).bind(id.to_string()).execute(self.connection()).await;
-        one("start a wait", done.map_err(Fault::database("start a wait"))?)
+    /// Writes the ends of waits that start, each once.
+    pub(crate) fn start_waits(&self, mut waits: Vec<(Wait, Uuid, DateTime<Utc>)>, script: &mut Script) {
+        for (wait, many) in &STARTS {
+            let started = waits.extract_if(.., |(kind, ..)| kind == wait).collect();
+            script.add(many, started, |query, (_, id, until): (Wait, Uuid, _)| query.bind(id.to_string()).bind(us(until)));
+        }
     }
 
     /// Writes the destruction plan that is to be approved.

@@ -4,13 +4,14 @@
 
 use chrono::{DateTime, Utc};
 use lethe_stages::{LifecycleState, canonical};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
+    many::{Many, Script},
     rows::{Cells, one, us},
     trail::Recorded,
 };
@@ -71,7 +72,7 @@ pub struct NewPlane {
 }
 
 /// What a plane holds in one store.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Binding {
     /// The store.
     pub store_id: Uuid,
@@ -133,6 +134,28 @@ fn binding(row: &SqliteRow) -> Result<Binding, Fault> {
         mapping: cells.json("mapping")?,
     })
 }
+
+/// A plane's move from one state to another. There is none without its entry in the trail.
+#[derive(Debug)]
+pub struct Move {
+    /// The plane.
+    pub plane_id: Uuid,
+    /// Where it is.
+    pub from: LifecycleState,
+    /// Where it goes.
+    pub to: LifecycleState,
+    /// The move's entry in the trail.
+    pub recorded: Recorded,
+}
+
+static MOVE: Many = Many {
+    doing: "move a plane",
+    before: "WITH move (plane_id, from_state, to_state, at) AS (",
+    after: ") UPDATE planes SET state = move.to_state, draining = (move.to_state <> 'ACTIVE'),
+            purged_at = CASE WHEN move.to_state = 'PURGED' THEN move.at END
+        FROM move WHERE planes.id = move.plane_id AND planes.state = move.from_state",
+    columns: 4,
+};
 
 fn name_tag(salt: &[u8], name: &str) -> String {
     canonical::sha256(&[salt, name.as_bytes()].concat())
@@ -255,27 +278,18 @@ impl Tx {
         rows.iter().map(binding).collect()
     }
 
-    /// Moves a plane from one state to another; a fault if it is not where it is said to be. `_recorded` is the move's entry in the
-    /// trail: there is no move without one.
-    pub async fn move_plane(
-        &mut self,
-        id: Uuid,
-        from: LifecycleState,
-        to: LifecycleState,
-        _recorded: Recorded,
-    ) -> Result<(), Fault> {
+    /// Moves a plane from one state to another; a fault if it is not where it is said to be.
+    pub async fn move_plane(&mut self, moved: Move) -> Result<(), Fault> {
+        let mut script = Script::default();
+        self.move_all(vec![moved], &mut script);
+        self.run(script).await
+    }
+
+    pub(crate) fn move_all(&self, moves: Vec<Move>, script: &mut Script) {
         let at = us(self.at());
-        let done = sqlx::query(
-            "UPDATE planes SET state = ?3, draining = (?3 <> 'ACTIVE'), purged_at = CASE WHEN ?3 = 'PURGED' THEN ?4 END
-             WHERE id = ?1 AND state = ?2",
-        )
-        .bind(id.to_string())
-        .bind(from.as_str())
-        .bind(to.as_str())
-        .bind(at)
-        .execute(self.connection())
-        .await;
-        one("move a plane", done.map_err(Fault::database("move a plane"))?)
+        script.add(&MOVE, moves, move |query, moved: Move| {
+            query.bind(moved.plane_id.to_string()).bind(moved.from.as_str()).bind(moved.to.as_str()).bind(at)
+        });
     }
 
     /// Refuses new runs from now on, or lets them in again.

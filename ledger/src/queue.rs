@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
+    many::{Many, Script},
     rows::{Cells, one, to_json, us},
 };
 
@@ -154,51 +155,84 @@ pub(crate) fn run_row(row: &SqliteRow) -> Result<Run, Fault> {
     run(&Cells::new(row, "stage_runs", "id"))
 }
 
+/// A run to insert.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// The offboarding.
+    pub offboarding_id: Uuid,
+    /// The plane.
+    pub plane_id: Uuid,
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// What it does.
+    pub step: Step,
+    /// When it may be claimed.
+    pub due_at: DateTime<Utc>,
+}
+
+static ENQUEUE: Many = Many {
+    doing: "enqueue a run",
+    before: "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, attempt, interruptions, enqueued_at)",
+    after: "",
+    columns: 10,
+};
+
+static RAISE: Many = Many {
+    doing: "raise a plane's epoch",
+    before: "WITH claim (plane_id, epoch) AS (",
+    after: ") UPDATE planes SET epoch = claim.epoch FROM claim WHERE planes.id = claim.plane_id AND planes.epoch = claim.epoch - 1",
+    columns: 2,
+};
+
+static LEASE: Many = Many {
+    doing: "lease a run",
+    before: "WITH claim (run_id, epoch, owner, until, at) AS (",
+    after: ") UPDATE stage_runs AS r SET status = 'running', due_at = NULL, blocked = NULL, progress = NULL, epoch = claim.epoch,
+            lease_owner = claim.owner, lease_until = claim.until, started_at = coalesce(started_at, claim.at)
+        FROM claim WHERE r.id = claim.run_id AND r.status = 'queued'",
+    columns: 5,
+};
+
+static SETTLE: Many = Many {
+    doing: "settle a run",
+    before: "WITH answer (id, was, epoch, status, due_at, waits_for, blocked, evidence, error, attempts, interruptions, finished_at) AS (",
+    after: ") UPDATE stage_runs AS r SET status = answer.status, due_at = answer.due_at, waits_for = answer.waits_for,
+            blocked = answer.blocked, evidence = answer.evidence, last_error = coalesce(answer.error, r.last_error),
+            attempt = r.attempt + answer.attempts, interruptions = r.interruptions + answer.interruptions,
+            finished_at = answer.finished_at, lease_owner = NULL, lease_until = NULL
+        FROM answer WHERE r.id = answer.id AND r.status = answer.was AND r.epoch IS answer.epoch",
+    columns: 12,
+};
+
 impl Tx {
-    /// Inserts a run, due at an instant.
-    pub async fn enqueue(
-        &mut self,
-        offboarding: Uuid,
-        plane: Uuid,
-        tenant: Uuid,
-        step: Step,
-        due_at: DateTime<Utc>,
-    ) -> Result<Uuid, Fault> {
-        let id = self.new_id();
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, attempt, interruptions, enqueued_at)
-             VALUES (?, ?, ?, ?, ?, 'queued', ?, 0, 0, ?)",
-        )
-        .bind(id.to_string())
-        .bind(offboarding.to_string())
-        .bind(plane.to_string())
-        .bind(tenant.to_string())
-        .bind(step.as_str())
-        .bind(us(due_at))
-        .bind(at)
-        .execute(self.connection())
-        .await;
-        one("enqueue a run", done.map_err(Fault::database("enqueue a run"))?)?;
-        Ok(id)
+    /// Inserts a run.
+    pub async fn enqueue(&mut self, new: NewRun) -> Result<(), Fault> {
+        let mut script = Script::default();
+        self.enqueue_all(vec![new], &mut script);
+        self.run(script).await
     }
 
-    /// Leases a queued run under an epoch that the caller has just raised.
-    pub async fn lease(&mut self, run: Uuid, epoch: i64, lease: &Lease) -> Result<(), Fault> {
+    pub(crate) fn enqueue_all(&self, new: Vec<NewRun>, script: &mut Script) {
         let at = us(self.at());
-        let done = sqlx::query(
-            "UPDATE stage_runs SET status = 'running', due_at = NULL, blocked = NULL, progress = NULL, epoch = ?, lease_owner = ?,
-                lease_until = ?, started_at = coalesce(started_at, ?)
-             WHERE id = ? AND status = 'queued'",
-        )
-        .bind(epoch)
-        .bind(&lease.owner)
-        .bind(us(lease.until))
-        .bind(at)
-        .bind(run.to_string())
-        .execute(self.connection())
-        .await;
-        one("lease a run", done.map_err(Fault::database("lease a run"))?)
+        let new = new.into_iter().map(|new| (self.new_id(), new)).collect();
+        script.add(&ENQUEUE, new, move |query, (id, new): (Uuid, NewRun)| {
+            let query = query.bind(id.to_string()).bind(new.offboarding_id.to_string()).bind(new.plane_id.to_string());
+            let query = query.bind(new.tenant_id.to_string()).bind(new.step.as_str()).bind(RunStatus::Queued.as_str());
+            query.bind(us(new.due_at)).bind(0).bind(0).bind(at)
+        });
+    }
+
+    /// Leases queued runs, each of a plane whose epoch is thereby raised by one to the epoch named beside it.
+    pub async fn lease(&mut self, runs: &[(&Run, i64)], lease: &Lease) -> Result<(), Fault> {
+        let (at, until, owner) = (us(self.at()), us(lease.until), lease.owner.clone());
+        let mut script = Script::default();
+        let planes = runs.iter().map(|(run, epoch)| (run.plane_id, *epoch)).collect();
+        script.add(&RAISE, planes, |query, (plane, epoch): (Uuid, i64)| query.bind(plane.to_string()).bind(epoch));
+        let runs = runs.iter().map(|(run, epoch)| (run.id, *epoch)).collect();
+        script.add(&LEASE, runs, move |query, (run, epoch): (Uuid, i64)| {
+            query.bind(run.to_string()).bind(epoch).bind(owner.clone()).bind(until).bind(at)
+        });
+        self.run(script).await
     }
 
     /// Renews the leases among `runs` (with the epoch of each claim) that are still the owner's; answers those that are.
@@ -226,48 +260,19 @@ impl Tx {
 
     /// Settles a run that is in the status the caller read in this transaction.
     pub async fn settle(&mut self, run: &Run, settlement: &Settlement) -> Result<(), Fault> {
-        let at = self.at();
-        let mut next = Next { status: RunStatus::Queued, ..Next::default() };
-        match settlement {
-            Settlement::Succeeded(evidence) => {
-                next = Next { status: RunStatus::Succeeded, evidence: Some(evidence), finished: true, ..next };
-            }
-            Settlement::Postponed { due_at, blocked } => {
-                next = Next { due_at: Some(*due_at), blocked: blocked.as_ref(), ..next };
-            }
-            Settlement::Parked(refusal) => {
-                let waits_for = Some(refusal.code.as_str());
-                next = Next { status: RunStatus::Parked, waits_for, blocked: Some(refusal), ..next };
-            }
-            Settlement::Failed { due_at, error } => {
-                next = Next { due_at: Some(*due_at), error: Some(error), attempts: 1, ..next };
-            }
-            Settlement::Interrupted { due_at } => next = Next { due_at: Some(*due_at), interruptions: 1, ..next },
-            Settlement::Halted { error, attempts } => {
-                next = Next { status: RunStatus::Halted, error: Some(error), attempts: *attempts, finished: true, ..next };
-            }
-            Settlement::Withdrawn => next = Next { status: RunStatus::Withdrawn, finished: true, ..next },
-        }
-        let done = sqlx::query(
-            "UPDATE stage_runs SET status = ?, due_at = ?, waits_for = ?, blocked = ?, evidence = ?, last_error = coalesce(?, last_error),
-                attempt = attempt + ?, interruptions = interruptions + ?, finished_at = ?, lease_owner = NULL, lease_until = NULL
-             WHERE id = ? AND status = ? AND epoch IS ?",
-        )
-        .bind(next.status.as_str())
-        .bind(next.due_at.map(us))
-        .bind(next.waits_for)
-        .bind(next.blocked.map(to_json))
-        .bind(next.evidence.map(|evidence| evidence.to_string()))
-        .bind(next.error.map(|error| error.to_string()))
-        .bind(next.attempts)
-        .bind(next.interruptions)
-        .bind(next.finished.then(|| us(at)))
-        .bind(run.id.to_string())
-        .bind(run.status.as_str())
-        .bind(run.epoch)
-        .execute(self.connection())
-        .await;
-        one("settle a run", done.map_err(Fault::database("settle a run"))?)
+        let mut script = Script::default();
+        self.settle_all(vec![Settled::of(run, settlement)], &mut script);
+        self.run(script).await
+    }
+
+    pub(crate) fn settle_all(&self, settled: Vec<Settled>, script: &mut Script) {
+        let at = us(self.at());
+        script.add(&SETTLE, settled, move |query, row: Settled| {
+            let query = query.bind(row.id.to_string()).bind(row.was.as_str()).bind(row.epoch);
+            let query = query.bind(row.status.as_str()).bind(row.due_at.map(us)).bind(row.waits_for).bind(row.blocked);
+            let query = query.bind(row.evidence).bind(row.error).bind(row.attempts).bind(row.interruptions);
+            query.bind(row.finished.then_some(at))
+        });
     }
 
     /// Queues a halted run again, now, with its attempts and interruptions reset.
@@ -396,22 +401,29 @@ impl Tx {
     }
 }
 
-/// The columns a settlement sets.
-struct Next<'a> {
+/// A settlement as it is written.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    id: Uuid,
+    was: RunStatus,
+    epoch: Option<i64>,
     status: RunStatus,
     due_at: Option<DateTime<Utc>>,
     waits_for: Option<&'static str>,
-    blocked: Option<&'a Refusal>,
-    evidence: Option<&'a Json>,
-    error: Option<&'a Json>,
+    blocked: Option<String>,
+    evidence: Option<String>,
+    error: Option<String>,
     attempts: i64,
     interruptions: i64,
     finished: bool,
 }
 
-impl Default for Next<'_> {
-    fn default() -> Self {
-        Self {
+impl Settled {
+    pub(crate) fn of(run: &Run, settlement: &Settlement) -> Self {
+        let unchanged = Self {
+            id: run.id,
+            was: run.status,
+            epoch: run.epoch,
             status: RunStatus::Queued,
             due_at: None,
             waits_for: None,
@@ -421,6 +433,32 @@ impl Default for Next<'_> {
             attempts: 0,
             interruptions: 0,
             finished: false,
+        };
+        match settlement {
+            Settlement::Succeeded(evidence) => {
+                Self { status: RunStatus::Succeeded, evidence: Some(evidence.to_string()), finished: true, ..unchanged }
+            }
+            Settlement::Postponed { due_at, blocked } => {
+                Self { due_at: Some(*due_at), blocked: blocked.as_ref().map(to_json), ..unchanged }
+            }
+            Settlement::Parked(refusal) => Self {
+                status: RunStatus::Parked,
+                waits_for: Some(refusal.code.as_str()),
+                blocked: Some(to_json(refusal)),
+                ..unchanged
+            },
+            Settlement::Failed { due_at, error } => {
+                Self { due_at: Some(*due_at), error: Some(error.to_string()), attempts: 1, ..unchanged }
+            }
+            Settlement::Interrupted { due_at } => Self { due_at: Some(*due_at), interruptions: 1, ..unchanged },
+            Settlement::Halted { error, attempts } => Self {
+                status: RunStatus::Halted,
+                error: Some(error.to_string()),
+                attempts: *attempts,
+                finished: true,
+                ..unchanged
+            },
+            Settlement::Withdrawn => Self { status: RunStatus::Withdrawn, finished: true, ..unchanged },
         }
     }
 }

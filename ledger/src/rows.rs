@@ -100,7 +100,7 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
 pub(crate) fn one(doing: &'static str, done: sqlx::sqlite::SqliteQueryResult) -> Result<(), Fault> {
     match done.rows_affected() {
         1 => Ok(()),
-        changed => Err(Fault::RowsAffected { doing, changed }),
+        changed => Err(Fault::RowsAffected { doing, changed, wanted: 1 }),
     }
 }
 

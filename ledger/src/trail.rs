@@ -3,7 +3,12 @@
 //! The rule: an entry is written in the transaction of the change it records, and never changed. It holds ids, digests and counts.
 //! Personal values (who, why) enter it as salted commitments; value and salt stand beside it and can be destroyed.
 //!
+//! An entry is numbered and hashed when it is appended, and written with all others of its transaction before anything reads the trail,
+//! at the latest before the commit. If we die before that, neither the entry nor its change happened.
+//!
 //! `hash = SHA-256(previous ‖ body)`, with `body` the canonical JSON and `previous` the hash before, or SHA-256 of the chain's name.
+
+use std::collections::HashMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use lethe_stages::{LifecycleState, Step, canonical};
@@ -15,7 +20,8 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, us},
+    many::{Many, Script},
+    rows::{Cells, us},
 };
 
 /// The version of an entry's shape.
@@ -83,7 +89,7 @@ impl From<Actor> for String {
 }
 
 /// The subject of a chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Chain {
     /// What concerns one plane.
     Plane(Uuid),
@@ -302,6 +308,76 @@ fn missing(entry: &Entry) -> Vec<&'static str> {
     missing
 }
 
+/// Where a chain stands.
+#[derive(Debug, Clone)]
+struct Head {
+    hash: String,
+    next: i64,
+    moved: bool,
+}
+
+/// What a transaction has appended and not yet written.
+#[derive(Debug, Default)]
+pub(crate) struct Unwritten {
+    /// The chains this transaction has looked at. Nobody else can move them while it lasts.
+    heads: HashMap<Chain, Head>,
+    entries: Vec<EntryRow>,
+    values: Vec<ValueRow>,
+}
+
+#[derive(Debug)]
+struct EntryRow {
+    chain: String,
+    sequence_no: i64,
+    event_id: String,
+    event_type: EventType,
+    tenant_id: String,
+    plane_id: Option<String>,
+    offboarding_id: Option<String>,
+    body: String,
+    previous: String,
+    hash: String,
+}
+
+#[derive(Debug)]
+struct ValueRow {
+    event_id: String,
+    field: &'static str,
+    value: String,
+    salt: [u8; 16],
+}
+
+impl Unwritten {
+    /// Notes where a chain stands, as read in this transaction. What was appended since is not forgotten.
+    pub(crate) fn note(&mut self, chain: Chain, head: Option<(String, i64)>) {
+        self.heads.entry(chain).or_insert_with(|| {
+            let (hash, next) = head.unwrap_or_else(|| (origin(&chain.to_string()), 0));
+            Head { hash, next, moved: false }
+        });
+    }
+}
+
+static ENTRIES: Many = Many {
+    doing: "append to the trail",
+    before: "INSERT INTO trail (chain, sequence_no, event_id, event_type, tenant_id, plane_id, offboarding_id, at, body, previous, hash)",
+    after: "",
+    columns: 11,
+};
+
+static VALUES: Many = Many {
+    doing: "append to the trail",
+    before: "INSERT INTO trail_values (event_id, field, value, salt)",
+    after: "",
+    columns: 4,
+};
+
+static HEADS: Many = Many {
+    doing: "move a chain's head",
+    before: "INSERT INTO chains (chain, head, next_sequence)",
+    after: "ON CONFLICT (chain) DO UPDATE SET head = excluded.head, next_sequence = excluded.next_sequence",
+    columns: 3,
+};
+
 impl Tx {
     /// Appends an entry to its chain. Everything that is missing is named at once.
     pub async fn append(&mut self, entry: Entry) -> Result<Recorded, Fault> {
@@ -309,27 +385,25 @@ impl Tx {
         if !missing.is_empty() {
             return Err(Fault::IncompleteEntry(missing));
         }
+        self.look_at(entry.chain).await?;
         let chain = entry.chain.to_string();
-        // Read now, in this transaction: a refusal may have been appended since the caller last looked.
-        let head: Option<(String, i64)> = sqlx::query_as("SELECT head, next_sequence FROM chains WHERE chain = ?")
-            .bind(&chain)
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read a chain's head"))?;
-        let (previous, sequence_no) = head.unwrap_or_else(|| (origin(&chain), 0));
+        let (previous, sequence_no) = {
+            let head = &self.unwritten.heads[&entry.chain];
+            (head.hash.clone(), head.next)
+        };
         let event_id = self.new_id();
         let mut values = Vec::new();
         let mut committed = |field: &'static str, value: String| {
             let salt = self.random::<16>();
             let commitment = commitment(&salt, &value);
-            values.push((field, value, salt));
+            values.push(ValueRow { event_id: event_id.to_string(), field, value, salt });
             json!({ "commitment": commitment })
         };
         let actor_id = committed("actor_id", entry.actor.id.clone());
         let reason = entry.reason.clone().map(|reason| committed("reason", reason));
         let plane_id = if let Chain::Plane(id) = entry.chain { Some(id) } else { None };
         let tenant_id = entry.tenant_id.map_or("__system__".to_owned(), |id| id.to_string());
-        let body = canonical::to_string(&json!({
+        let body = canonical::text(&json!({
             "schema_version": ENTRY_SCHEMA,
             "event_id": event_id,
             "event_type": entry.event_type,
@@ -349,53 +423,63 @@ impl Tx {
             "step": entry.step,
             "gate": entry.gate,
             "reason": reason,
-            "evidence_digest": canonical::digest(&entry.evidence)?,
+            "evidence_digest": canonical::sha256(canonical::text(&entry.evidence)?.as_bytes()),
             "evidence": entry.evidence,
         }))?;
         let hash = link(&previous, &body);
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO trail (chain, sequence_no, event_id, event_type, tenant_id, plane_id, offboarding_id, at, body, previous, hash)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&chain)
-        .bind(sequence_no)
-        .bind(event_id.to_string())
-        .bind(entry.event_type.as_str())
-        .bind(&tenant_id)
-        .bind(plane_id.map(|id| id.to_string()))
-        .bind(entry.offboarding_id.map(|id| id.to_string()))
-        .bind(at)
-        .bind(&body)
-        .bind(&previous)
-        .bind(&hash)
-        .execute(self.connection())
-        .await;
-        one("append to the trail", done.map_err(Fault::database("append to the trail"))?)?;
-        for (field, value, salt) in values {
-            let done = sqlx::query("INSERT INTO trail_values (event_id, field, value, salt) VALUES (?, ?, ?, ?)")
-                .bind(event_id.to_string())
-                .bind(field)
-                .bind(value)
-                .bind(salt.as_slice())
-                .execute(self.connection())
-                .await;
-            one("append to the trail", done.map_err(Fault::database("append to the trail"))?)?;
-        }
-        let done = sqlx::query(
-            "INSERT INTO chains (chain, head, next_sequence) VALUES (?1, ?2, ?3) ON CONFLICT (chain) DO UPDATE SET head = ?2, next_sequence = ?3",
-        )
-        .bind(&chain)
-        .bind(&hash)
-        .bind(sequence_no + 1)
-        .execute(self.connection())
-        .await;
-        one("move a chain's head", done.map_err(Fault::database("move a chain's head"))?)?;
+        self.unwritten.heads.insert(entry.chain, Head { hash: hash.clone(), next: sequence_no + 1, moved: true });
+        self.unwritten.values.append(&mut values);
+        self.unwritten.entries.push(EntryRow {
+            chain,
+            sequence_no,
+            event_id: event_id.to_string(),
+            event_type: entry.event_type,
+            tenant_id,
+            plane_id: plane_id.map(|id| id.to_string()),
+            offboarding_id: entry.offboarding_id.map(|id| id.to_string()),
+            body,
+            previous,
+            hash,
+        });
         Ok(Recorded { event_id, sequence_no })
+    }
+
+    /// Reads where a chain stands, unless this transaction knows.
+    async fn look_at(&mut self, chain: Chain) -> Result<(), Fault> {
+        if !self.unwritten.heads.contains_key(&chain) {
+            let head = sqlx::query_as("SELECT head, next_sequence FROM chains WHERE chain = ?")
+                .bind(chain.to_string())
+                .fetch_optional(self.connection())
+                .await
+                .map_err(Fault::database("read a chain's head"))?;
+            self.unwritten.note(chain, head);
+        }
+        Ok(())
+    }
+
+    /// Writes what was appended, and moves the chains' heads once.
+    pub(crate) async fn write_trail(&mut self) -> Result<(), Fault> {
+        let at = us(self.at());
+        let entries = std::mem::take(&mut self.unwritten.entries);
+        let values = std::mem::take(&mut self.unwritten.values);
+        let moved = self.unwritten.heads.iter_mut().filter_map(|(chain, head)| {
+            std::mem::take(&mut head.moved).then(|| (chain.to_string(), head.hash.clone(), head.next))
+        });
+        let mut script = Script::default();
+        script.add(&HEADS, moved.collect(), |query, (chain, hash, next)| query.bind(chain).bind(hash).bind(next));
+        script.add(&ENTRIES, entries, move |query, row| {
+            let query = query.bind(row.chain).bind(row.sequence_no).bind(row.event_id).bind(row.event_type.as_str());
+            let query = query.bind(row.tenant_id).bind(row.plane_id).bind(row.offboarding_id).bind(at);
+            query.bind(row.body).bind(row.previous).bind(row.hash)
+        });
+        script
+            .add(&VALUES, values, |query, row| query.bind(row.event_id).bind(row.field).bind(row.value).bind(row.salt.to_vec()));
+        self.run(script).await
     }
 
     /// Entries in the order they were made, filtered.
     pub async fn trail(&mut self, filter: &TrailFilter) -> Result<Vec<TrailEntry>, Fault> {
+        self.write_trail().await?;
         let rows = sqlx::query(
             "SELECT * FROM (
                 SELECT t.*,

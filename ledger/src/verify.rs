@@ -54,6 +54,7 @@ struct Walk {
 impl Tx {
     /// Walks every chain, or one. The outer error is the database's, the inner the trail's.
     pub async fn verify_trail(&mut self, only: Option<&str>) -> Result<Result<Verified, TrailFault>, Fault> {
+        self.write_trail().await?;
         let mut heads: BTreeMap<String, (String, i64)> = sqlx::query_as::<_, (String, String, i64)>(
             "SELECT chain, head, next_sequence FROM chains WHERE ?1 IS NULL OR chain = ?1",
         )

@@ -14,10 +14,14 @@ pub struct NotCanonical(String);
 
 /// The canonical bytes of `value`, as UTF-8 text.
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, NotCanonical> {
-    let value = serde_json::to_value(value).map_err(|error| NotCanonical(error.to_string()))?;
-    let mut out = String::new();
-    write(&value, &mut out)?;
-    Ok(out)
+    text(&serde_json::to_value(value).map_err(|error| NotCanonical(error.to_string()))?)
+}
+
+/// The canonical text of what is JSON already.
+pub fn text(value: &Value) -> Result<String, NotCanonical> {
+    let mut out = Vec::with_capacity(256);
+    write(value, &mut out)?;
+    String::from_utf8(out).map_err(|error| NotCanonical(error.to_string()))
 }
 
 /// SHA-256 of the canonical bytes of `value`, as `sha256:` and 64 hexadecimal digits.
@@ -30,39 +34,44 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-fn write(value: &Value, out: &mut String) -> Result<(), NotCanonical> {
+fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), NotCanonical> {
     match value {
         Value::Object(map) => {
             // Sorted here and not by the map: a dependency may switch serde_json to insertion order for the whole build.
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort();
-            out.push('{');
-            for (index, key) in keys.into_iter().enumerate() {
+            let mut members: Vec<_> = map.iter().collect();
+            members.sort_by_key(|(key, _)| *key);
+            out.push(b'{');
+            for (index, (key, value)) in members.into_iter().enumerate() {
                 if index > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
-                out.push_str(&Value::String(key.clone()).to_string());
-                out.push(':');
-                write(&map[key], out)?;
+                plain(key, out)?;
+                out.push(b':');
+                write(value, out)?;
             }
-            out.push('}');
+            out.push(b'}');
         }
         Value::Array(items) => {
-            out.push('[');
+            out.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
                 write(item, out)?;
             }
-            out.push(']');
+            out.push(b']');
         }
         Value::Number(number) if !(number.is_i64() || number.is_u64()) => {
             return Err(NotCanonical(format!("{number} is not an integer")));
         }
-        other => out.push_str(&other.to_string()),
+        other => plain(other, out)?,
     }
     Ok(())
+}
+
+/// Writes what has one form only.
+fn plain<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), NotCanonical> {
+    serde_json::to_writer(out, value).map_err(|error| NotCanonical(error.to_string()))
 }
 
 #[cfg(test)]

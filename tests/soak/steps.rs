@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use lethe_ledger::{Actor, Chain, Entry, EventType, Ledger, NewOffboarding, NewPlane, OpenOptions, Tx};
+use lethe_ledger::{Actor, Chain, Entry, EventType, Ledger, NewOffboarding, NewPlane, NewRun, OpenOptions, Tx};
 use lethe_stages::{
     EvictMode, Facts, GraceAccess, Ground, Refusal, Stage, StageContext, StageError, StageHandler, StageOutcome, StageRegistry,
     Step,
@@ -21,7 +21,7 @@ use lethe_stages::{
 use lethe_worker::{
     clock::{SystemClock, SystemEntropy},
     config::Config,
-    manager::KnowledgeLifecycleManager,
+    manager::{KnowledgeLifecycleManager, RecordResult},
     world::RealWorld,
 };
 use serde_json::{Value as Json, json};
@@ -57,12 +57,10 @@ pub async fn bench(name: &str, batch: usize, options: &Options) -> Json {
     let steps = (TURNS * each * STEPS) as f64;
     let (value, floor) = (steps / lethe_time.as_secs_f64(), steps / floor_time.as_secs_f64());
     let ratio = value / floor;
-    if options.is_full() {
-        assert!(ratio >= RATIO_MIN, "{name}: {value:.0} steps/s are {ratio:.2} of the floor's {floor:.0}");
-    }
     json!({
         "bench": name, "share": options.share, "steps": steps, "batch": batch, "value": rounded(value, 0),
         "floor": rounded(floor, 0), "ratio": rounded(ratio, 3), "ratio_min": RATIO_MIN,
+        "met": !options.is_full() || ratio >= RATIO_MIN,
     })
 }
 
@@ -103,7 +101,8 @@ impl Lethe {
                 tx.append(entry).await?;
                 let offboarding = tx.insert_offboarding(&terms(tx, plane.id, self.tenant)).await?;
                 let at = tx.at();
-                tx.enqueue(offboarding.id, plane.id, self.tenant, Step::Deregister, at).await?;
+                let (offboarding_id, plane_id, tenant_id) = (offboarding.id, plane.id, self.tenant);
+                tx.enqueue(NewRun { offboarding_id, plane_id, tenant_id, step: Step::Deregister, due_at: at }).await?;
             }
             Ok::<_, lethe_ledger::Fault>(())
         });
@@ -113,18 +112,17 @@ impl Lethe {
     /// Works until nothing is due, as the runner does with so many slots. Answers how many steps were recorded.
     async fn work(&self, batch: usize) -> usize {
         let mut steps = 0;
-        loop {
-            let (claimed, seen) = self.manager.claim(batch, WORKER, None).await.expect("claim");
-            if seen == 0 {
-                return steps;
-            }
+        let (mut claimed, _) = self.manager.claim(batch, WORKER, None).await.expect("claim");
+        while !claimed.is_empty() {
             let mut finished = Vec::with_capacity(claimed.len());
             for run in &claimed {
                 finished.push(self.manager.perform(run).await);
             }
-            steps += finished.len();
-            self.manager.record(&finished, WORKER).await.expect("record");
+            let turn = self.manager.turn(&finished, batch, WORKER, None).await.expect("record and claim");
+            steps += turn.recorded.iter().filter(|result| **result == RecordResult::Recorded).count();
+            claimed = turn.claimed;
         }
+        steps
     }
 
     /// Nothing was skipped on the way.

@@ -28,6 +28,8 @@ use crate::{
 const DUE: usize = 100;
 const ROUNDS: usize = 9;
 const FEW: usize = 1_000;
+/// How much more it may cost among a million.
+const RATIO_MAX: f64 = 1.5;
 
 pub async fn soak(options: &Options) -> Json {
     let many = options.sized(1_000_000, FEW);
@@ -49,13 +51,11 @@ pub async fn soak(options: &Options) -> Json {
     }
     let (few_time, many_time) = (median(few_times), median(many_times));
     let ratio = many_time.as_secs_f64() / few_time.as_secs_f64();
-    if options.is_full() {
-        assert!(ratio <= 1.5, "claiming {DUE} runs costs {ratio:.2} times as much among {many} waiting as among {FEW}");
-    }
     let ms = |time: Duration| rounded(time.as_secs_f64() * 1000.0, 2);
     json!({
         "soak": "waiting", "share": options.share, "waiting": many, "claimed": DUE, "claim_ms": ms(many_time),
-        "claim_ms_among_1000": ms(few_time), "ratio": rounded(ratio, 2), "ratio_max": 1.5,
+        "claim_ms_among_1000": ms(few_time), "ratio": rounded(ratio, 2), "ratio_max": RATIO_MAX,
+        "met": !options.is_full() || ratio <= RATIO_MAX,
     })
 }
 
@@ -71,10 +71,8 @@ impl Queue {
     }
 
     async fn read_plan(&self) -> Vec<String> {
-        {
-            let [due, _] = self.1.read(async |tx: &mut Tx| tx.query_plans().await).await.expect("explain the claim");
-            due
-        }
+        let [due, _] = self.1.read(async |tx: &mut Tx| tx.query_plans().await).await.expect("explain the claim");
+        due
     }
 }
 

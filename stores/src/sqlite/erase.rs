@@ -70,37 +70,52 @@ async fn erase_batch(
     }
     drop(rows);
 
+    let mut unchanged = Vec::with_capacity(found.len());
     for (key, exported) in batch {
         // Taken out, so that a key that is named twice is deleted once.
         match found.remove(key) {
             None => sum.absent += 1,
-            Some(digest) if digest == *exported => {
-                delete(tx, table, key).await?;
-                sum.erased += 1;
-            }
+            Some(digest) if digest == *exported => unchanged.push(key),
             Some(_) => sum.changed += 1,
         }
+    }
+    delete(tx, table, &unchanged).await?;
+    sum.erased += unchanged.len() as u64;
+    Ok(())
+}
+
+/// Deletes records by one statement; every key names exactly one.
+async fn delete(tx: &mut SqliteConnection, table: &Table, keys: &[&Key]) -> Result<(), PortError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let doing = format!("erase from table {}", table.name);
+    let deleted = by_key(table, keys).query().execute(tx).await.map_err(failed(doing.clone()))?.rows_affected();
+    if deleted != keys.len() as u64 {
+        // Rolled back with its batch: what cannot be counted cannot be claimed.
+        return Err(PortError::Permanent(format!(
+            "{doing}: {} record(s) were to go and {deleted} went; look for a trigger on the table that interferes",
+            keys.len()
+        )));
     }
     Ok(())
 }
 
-/// Deletes one record, by a statement that is prepared once.
-async fn delete(tx: &mut SqliteConnection, table: &Table, key: &Key) -> Result<(), PortError> {
-    let doing = format!("erase from table {}", table.name);
+/// The deletion of the plane's records with these keys, found by the key: where the key alone is unique, an index on the plane is kept
+/// out of SQLite's sight, or it might sooner walk that.
+fn by_key(table: &Table, keys: &[&Key]) -> Sql {
     let column = table.quoted_key();
-    let query = Sql::new(format!("DELETE FROM {} WHERE {column} = ", table.quoted()))
-        .value(key_value(key))
-        .text(format!(" AND {column} = "))
-        .value(key_value(key))
-        .text(" COLLATE BINARY AND ")
-        .sql(table.scope())
-        .query();
-    let deleted = query.execute(tx).await.map_err(failed(doing.clone()))?.rows_affected();
-    if deleted != 1 {
-        // Rolled back with its batch: what cannot be counted cannot be claimed.
-        return Err(PortError::Permanent(format!(
-            "{doing}: one record was to go and {deleted} went; look for a trigger on the table that interferes"
-        )));
+    let mut query = Sql::new("WITH lethe_keys(lethe_key) AS (VALUES ");
+    for (index, key) in keys.iter().enumerate() {
+        query = query.text(if index == 0 { "(" } else { ", (" }).value(key_value(key)).text(")");
     }
-    Ok(())
+    let query = query.text(format!(
+        ") DELETE FROM {} WHERE {column} IN (SELECT lethe_key FROM lethe_keys)
+           AND {column} COLLATE BINARY IN (SELECT lethe_key FROM lethe_keys) AND ",
+        table.quoted()
+    ));
+    match table.key_is_global {
+        true => query.text("CASE WHEN ").sql(table.scope()).text(" THEN 1 END"),
+        false => query.sql(table.scope()),
+    }
 }

@@ -3,9 +3,12 @@
 //! The rule: whoever claims has raised the epoch, so every earlier holder is out; a purge's approval is consumed here, together with its
 //! mark of no return. If we die in it, nothing was claimed.
 
-use lethe_ledger::{Actor, ApprovalStatus, Case, Chain, Entry, EventType, Fault, Lease, Settlement, Tx};
+use std::sync::Arc;
+
+use lethe_ledger::{Actor, ApprovalStatus, Case, Chain, Entry, EventType, Fault, Lease, Run, Settlement, Tx};
 use lethe_stages::{Code, Permit, Refusal, Step};
 use serde_json::json;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{KnowledgeLifecycleManager, about};
@@ -20,51 +23,69 @@ pub struct Claimed {
     pub epoch: i64,
     /// Leave to destroy, for a destructive run.
     pub permit: Option<Permit>,
+    /// Whether the ledger may destroy at all, asked once for all that was claimed together; the error says why that is not known.
+    pub(super) may_destroy: Arc<OnceCell<Result<bool, String>>>,
 }
 
 impl KnowledgeLifecycleManager {
-    /// Claims up to `limit` due runs for `worker`, of one plane if given. Also answers how many due runs it looked at: 0 means idle.
-    pub async fn claim(&self, limit: usize, worker: &str, plane: Option<Uuid>) -> Result<(Vec<Claimed>, usize), Fault> {
-        // Most calls find nothing: look before taking the write lock.
-        let due = self.ledger.read(async |tx: &mut Tx| tx.next_due().await).await?;
-        if due.is_none_or(|due| due > self.ledger.now()) {
-            return Ok((Vec::new(), 0));
+    pub(super) async fn claim_in(
+        &self,
+        tx: &mut Tx,
+        limit: usize,
+        worker: &str,
+        plane: Option<Uuid>,
+    ) -> Result<(Vec<Claimed>, usize), Fault> {
+        let mut cases = tx.due_cases(limit, plane).await?;
+        let seen = cases.len();
+        if cases.iter().any(|case| case.run.step.is_destructive()) && self.observe_clock(tx).await? {
+            cases.iter_mut().for_each(|case| case.facts.clock_suspect = true);
         }
-        let claimed = self.ledger.transact(async |tx: &mut Tx| {
-            let mut cases = tx.due_cases(limit, plane).await?;
-            let seen = cases.len();
-            if cases.iter().any(|case| case.run.step.is_destructive()) && self.observe_clock(tx).await? {
-                cases.iter_mut().for_each(|case| case.facts.clock_suspect = true);
-            }
-            let pauses = tx.pauses().await?;
-            let mut claimed = Vec::new();
-            for case in cases {
-                let recent_purges = match case.run.step {
-                    Step::Purge => tx.purges_since(tx.at() - chrono::TimeDelta::hours(1)).await?,
-                    _ => 0,
-                };
-                let epoch = case.plane.epoch + 1;
-                let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges };
-                match self.gate.judge(&self.stages, &request) {
-                    Judgement::Start(permit) => claimed.push(self.start(tx, case, epoch, permit, worker).await?),
-                    Judgement::Wait { refusal, until } => {
-                        let settlement = match until {
-                            Some(due_at) if due_at > tx.at() => Settlement::Postponed { due_at, blocked: Some(refusal.clone()) },
-                            _ => Settlement::Parked(refusal.clone()),
-                        };
-                        self.block(tx, &case, &refusal, "PENDING").await?;
-                        tx.settle(&case.run, &settlement).await?;
+        let pauses = if cases.iter().any(|case| case.paused) { tx.pauses().await? } else { Vec::new() };
+        let mut starting = Vec::with_capacity(seen);
+        for case in cases {
+            let recent_purges = match case.run.step {
+                Step::Purge => tx.purges_since(tx.at() - chrono::TimeDelta::hours(1)).await?,
+                _ => 0,
+            };
+            let epoch = case.plane.epoch + 1;
+            let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges };
+            match self.gate.judge(&self.stages, &request) {
+                Judgement::Start(permit) => {
+                    if case.run.step == Step::Purge {
+                        // At once, so that it is counted when the next one is judged.
+                        self.lease(tx, &[(&case.run, epoch)], worker).await?;
                     }
-                    Judgement::Refuse(refusal) => {
-                        self.block(tx, &case, &refusal, "BLOCKED").await?;
-                        let error = json!({"code": refusal.code, "message": refusal.message});
-                        tx.settle(&case.run, &Settlement::Halted { error, attempts: 0 }).await?;
-                    }
+                    starting.push((case, epoch, permit));
+                }
+                Judgement::Wait { refusal, until } => {
+                    let settlement = match until {
+                        Some(due_at) if due_at > tx.at() => Settlement::Postponed { due_at, blocked: Some(refusal.clone()) },
+                        _ => Settlement::Parked(refusal.clone()),
+                    };
+                    self.block(tx, &case, &refusal, "PENDING").await?;
+                    tx.settle(&case.run, &settlement).await?;
+                }
+                Judgement::Refuse(refusal) => {
+                    self.block(tx, &case, &refusal, "BLOCKED").await?;
+                    let error = json!({"code": refusal.code, "message": refusal.message});
+                    tx.settle(&case.run, &Settlement::Halted { error, attempts: 0 }).await?;
                 }
             }
-            Ok::<_, Fault>((claimed, seen))
-        });
-        Ok(claimed.await?.into_inner())
+        }
+        let others = starting.iter().filter(|(case, ..)| case.run.step != Step::Purge);
+        let others: Vec<_> = others.map(|(case, epoch, _)| (&case.run, *epoch)).collect();
+        self.lease(tx, &others, worker).await?;
+        let may_destroy = Arc::default();
+        let mut claimed = Vec::with_capacity(starting.len());
+        for (case, epoch, permit) in starting {
+            claimed.push(self.start(tx, case, epoch, permit, &may_destroy, worker).await?);
+        }
+        Ok((claimed, seen))
+    }
+
+    async fn lease(&self, tx: &mut Tx, runs: &[(&Run, i64)], worker: &str) -> Result<(), Fault> {
+        let lease = Lease { owner: worker.to_owned(), until: tx.at() + self.config.queue.lease.0 };
+        tx.lease(runs, &lease).await
     }
 
     /// Notes a jump of the clock, once. Answers whether it was noticed just now.
@@ -79,18 +100,16 @@ impl KnowledgeLifecycleManager {
         Ok(jumped)
     }
 
+    /// Puts on record that a leased run starts, and under which approval.
     async fn start(
         &self,
         tx: &mut Tx,
         mut case: Case,
         epoch: i64,
         permit: Option<Permit>,
+        may_destroy: &Arc<OnceCell<Result<bool, String>>>,
         worker: &str,
     ) -> Result<Claimed, Fault> {
-        let raised = tx.raise_epoch(case.plane.id).await?;
-        debug_assert_eq!(raised, epoch, "one writer, and the plane was read in this transaction");
-        let lease = Lease { owner: worker.to_owned(), until: tx.at() + self.config.queue.lease.0 };
-        tx.lease(case.run.id, epoch, &lease).await?;
         let mut entry = about(&case, EventType::StageStarted, &Actor::system(worker), "gate");
         entry.gate = Some(self.gate.decision("ALLOWED", None));
         let mut evidence =
@@ -106,7 +125,7 @@ impl KnowledgeLifecycleManager {
         tx.append(entry).await?;
         case.run.epoch = Some(epoch);
         case.plane.epoch = epoch;
-        Ok(Claimed { case, epoch, permit })
+        Ok(Claimed { case, epoch, permit, may_destroy: may_destroy.clone() })
     }
 
     /// Puts on record, once, that a run may not go on.

@@ -8,6 +8,7 @@ mod perform;
 mod record;
 mod request;
 mod sweep;
+mod turn;
 mod witness;
 
 pub use claim::Claimed;
@@ -15,11 +16,13 @@ pub use perform::{Finished, ProgressBoard};
 pub use record::RecordResult;
 pub use request::{Cancelled, Requested, Terms};
 pub use sweep::{SweepReport, WorkerLock};
+pub use turn::Turn;
 
 use std::sync::Arc;
 
-use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
-use lethe_stages::StageRegistry;
+use chrono::{DateTime, Utc};
+use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger, NewRun};
+use lethe_stages::{StageRegistry, Step};
 
 use crate::{config::Config, gate::PolicyGate, world::World};
 
@@ -52,4 +55,9 @@ fn about(case: &Case, event_type: EventType, actor: &Actor, decision_owner: &str
     entry.offboarding_id = Some(case.offboarding.id);
     entry.step = Some(case.run.step);
     entry
+}
+
+/// The run that follows a case.
+fn next_run(case: &Case, step: Step, due_at: DateTime<Utc>) -> NewRun {
+    NewRun { offboarding_id: case.offboarding.id, plane_id: case.plane.id, tenant_id: case.plane.tenant_id, step, due_at }
 }

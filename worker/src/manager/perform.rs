@@ -9,7 +9,6 @@ use std::{
 };
 
 use futures::FutureExt;
-use lethe_ledger::{Fault, Tx};
 use lethe_stages::{
     Code, Limits, Refusal, RunRef, StageContext, StageError, StageOutcome, Step,
     crash::{CrashPoint, reached},
@@ -34,9 +33,14 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Whether the handler did its work.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.result, Ok(StageOutcome::Done(_)))
+    }
+
     /// Whether this is a purge that was done.
     pub(super) fn purged(&self) -> bool {
-        self.step == Step::Purge && matches!(self.result, Ok(StageOutcome::Done(_)))
+        self.step == Step::Purge && self.is_done()
     }
 }
 
@@ -100,29 +104,28 @@ impl KnowledgeLifecycleManager {
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {
         if claimed.case.run.step.is_destructive() {
             // The mark is moved past this claim before anything is gone: a backup taken earlier will find itself behind.
-            let may_destroy = self.witness().await.map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
-            if !may_destroy {
+            let may_destroy = claimed.may_destroy.get_or_init(|| self.may_destroy()).await.clone();
+            if !may_destroy.map_err(|fault| StageError::transient("LEDGER", fault))? {
                 let refusal =
                     Refusal::new(Code::LedgerBehind, "this ledger is behind its mark: `lethe ledger reconcile --reason …`");
                 return Ok(StageOutcome::NotYet { until: None, refusal });
             }
         }
-        let context = self.context(claimed).await?;
+        let context = self.context(claimed)?;
         let handler = self.stages.get(context.run.step.stage());
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
     }
 
-    async fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
-        let Claimed { case, epoch, permit } = claimed;
+    async fn may_destroy(&self) -> Result<bool, String> {
+        self.witness().await.map_err(|fault| fault.to_string())
+    }
+
+    fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
+        let Claimed { case, epoch, permit, .. } = claimed;
         let plane = &case.plane;
-        let read = self.ledger.read(async |tx: &mut Tx| {
-            let bindings = tx.bindings(plane.id).await?;
-            let archive = tx.archive(case.offboarding.id).await?;
-            Ok::<_, Fault>((bindings, archive.and_then(|archive| archive.manifest)))
-        });
-        let (bindings, manifest) = read.await.map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
+        let bound = case.bound().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
         let mut stores = Vec::new();
-        for binding in &bindings {
+        for binding in &bound.bindings {
             let opened = self.world.store(plane.id, binding);
             let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
             stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store });
@@ -142,7 +145,7 @@ impl KnowledgeLifecycleManager {
             stores,
             archive,
             permit: permit.clone(),
-            manifest,
+            manifest: bound.manifest,
             salt: salt.ok_or_else(|| StageError::halt("LEDGER", "read the offboarding's salt: there is none"))?,
             limits: Limits {
                 part: PageLimit { rows_max: limits.part_rows_max, bytes_max: limits.part_bytes_max },

@@ -3,19 +3,21 @@
 //! The rule: state, deadline, evidence, audit entries and the next run are one transaction. A late answer changes nothing.
 //! If we die in it, nothing was recorded and the run is performed again.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use lethe_ledger::{Actor, Case, EventType, Fault, OffboardingStatus, RunStatus, Settlement, Tx};
+use std::collections::HashMap;
+
+use chrono::TimeDelta;
+use lethe_ledger::{Actor, Case, Changes, EventType, Fault, Move, OffboardingStatus, RunStatus, Settlement, Tx};
 use lethe_stages::{
     Code, EvictMode, GraceAccess, LifecycleState, StageError, StageOutcome, Step,
     contract::{Done, Evidence},
-    crash::{CrashPoint, reached},
     destruction::{DESTRUCTION_PLAN_SCHEMA, DestructionPlan, StoreDestruction},
+    lifecycle::Wait,
     manifest::Manifest,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Finished, KnowledgeLifecycleManager, about};
+use super::{Finished, KnowledgeLifecycleManager, about, next_run};
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,38 +28,47 @@ pub enum RecordResult {
     Stale,
 }
 
+/// What a batch of answers changes, until it is written.
+#[derive(Default)]
+struct Batch {
+    changes: Changes,
+    /// Purged planes with their offboardings: reduced to tombstones once everything else is written.
+    purged: Vec<(Uuid, Uuid)>,
+}
+
 impl KnowledgeLifecycleManager {
-    /// Records a batch of answers of `worker` in one transaction; a stale one does not fail its neighbours.
-    pub async fn record(&self, finished: &[Finished], worker: &str) -> Result<Vec<RecordResult>, Fault> {
-        let committed = self.ledger.transact(async |tx: &mut Tx| {
-            let ids: Vec<Uuid> = finished.iter().map(|finished| finished.run_id).collect();
-            let mut cases = tx.cases(&ids).await?;
-            let mut results = Vec::new();
-            for finished in finished {
-                let found = cases.iter().position(|case| case.run.id == finished.run_id).map(|index| cases.swap_remove(index));
-                let Some(case) = found.filter(|case| is_ours(case, finished.epoch, worker)) else {
-                    tracing::warn!(run = %finished.run_id, epoch = finished.epoch, "drop a late answer: the run is no longer ours");
-                    results.push(RecordResult::Stale);
-                    continue;
-                };
-                self.apply(tx, &case, finished, worker).await?;
-                results.push(RecordResult::Recorded);
+    pub(super) async fn record_in(&self, tx: &mut Tx, finished: &[Finished], worker: &str) -> Result<Vec<RecordResult>, Fault> {
+        let ids: Vec<Uuid> = finished.iter().map(|finished| finished.run_id).collect();
+        let mut cases: HashMap<Uuid, Case> = tx.cases(&ids).await?.into_iter().map(|case| (case.run.id, case)).collect();
+        // Taken out, so that an answer that is given twice is recorded once.
+        let ours = |finished: &Finished| cases.remove(&finished.run_id).filter(|case| is_ours(case, finished.epoch, worker));
+        let ours: Vec<Option<Case>> = finished.iter().map(ours).collect();
+
+        let mut batch = Batch::default();
+        let actor = Actor::system(worker);
+        for (case, finished) in ours.iter().zip(finished) {
+            if let Some(case) = case {
+                self.apply(tx, &mut batch, case, finished, &actor).await?;
             }
-            Ok::<_, Fault>(results)
-        });
-        let results = committed.await?.into_inner();
-        reached(CrashPoint::Recorded);
-        if finished.iter().any(|finished| finished.purged()) && !self.ledger.truncate_wal().await.unwrap_or(false) {
-            // Somebody reads just now. What was overwritten leaves the log's file with the next checkpoint.
-            tracing::info!("the ledger's write-ahead log still holds what a purge overwrote");
         }
-        Ok(results)
+        tx.write(batch.changes).await?;
+        for (plane, offboarding) in batch.purged {
+            tx.close_offboarding(offboarding, OffboardingStatus::Completed).await?;
+            tx.entomb(plane, offboarding).await?;
+        }
+        let result = |(case, finished): (&Option<Case>, &Finished)| match case {
+            Some(_) => RecordResult::Recorded,
+            None => {
+                tracing::warn!(run = %finished.run_id, epoch = finished.epoch, "drop a late answer: the run is no longer ours");
+                RecordResult::Stale
+            }
+        };
+        Ok(ours.iter().zip(finished).map(result).collect())
     }
 
-    async fn apply(&self, tx: &mut Tx, case: &Case, finished: &Finished, worker: &str) -> Result<(), Fault> {
-        let actor = Actor::system(worker);
+    async fn apply(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, finished: &Finished, actor: &Actor) -> Result<(), Fault> {
         match &finished.result {
-            Ok(StageOutcome::Done(done)) => self.complete(tx, case, done, &actor).await,
+            Ok(StageOutcome::Done(done)) => self.complete(tx, batch, case, done, actor).await,
             Ok(StageOutcome::NotYet { until, refusal }) => {
                 self.block(tx, case, refusal, "PENDING").await?;
                 // The fact may have changed while the handler answered; then nobody would wake the run again.
@@ -68,19 +79,20 @@ impl KnowledgeLifecycleManager {
                     Some(due_at) => Settlement::Postponed { due_at: *due_at, blocked: Some(refusal.clone()) },
                     None => Settlement::Parked(refusal.clone()),
                 };
-                tx.settle(&case.run, &settlement).await
+                batch.changes.settle(&case.run, &settlement);
+                Ok(())
             }
             Ok(StageOutcome::ExportAgain(evidence)) => {
-                self.completed(tx, case, evidence, &actor).await?;
+                self.completed(tx, batch, case, evidence, actor).await?;
                 tx.next_round(case.offboarding.id).await?;
-                let due_at = tx.at();
-                enqueue(tx, case, Step::Export, due_at).await
+                batch.changes.enqueue(next_run(case, Step::Export, tx.at()));
+                Ok(())
             }
-            Err(error) => self.fail(tx, case, error, &actor).await,
+            Err(error) => self.fail(tx, batch, case, error, actor).await,
         }
     }
 
-    async fn fail(&self, tx: &mut Tx, case: &Case, error: &StageError, actor: &Actor) -> Result<(), Fault> {
+    async fn fail(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, error: &StageError, actor: &Actor) -> Result<(), Fault> {
         let attempt = case.run.attempt + 1;
         let report = json!({"code": error.code(), "message": error.to_string()});
         let (halted, settlement) = match error {
@@ -96,7 +108,8 @@ impl KnowledgeLifecycleManager {
         let mut entry = about(case, EventType::StageFailed, actor, "worker");
         entry.evidence = json!({"run_id": case.run.id, "code": error.code(), "attempt": attempt, "halted": halted});
         tx.append(entry).await?;
-        tx.settle(&case.run, &settlement).await
+        batch.changes.settle(&case.run, &settlement);
+        Ok(())
     }
 
     /// 30 s doubling, varied by ±20 %, at most an hour: as configured. `draw` is a random number.
@@ -109,74 +122,100 @@ impl KnowledgeLifecycleManager {
         TimeDelta::milliseconds((delay + shift).min(max))
     }
 
-    async fn completed(&self, tx: &mut Tx, case: &Case, evidence: &Evidence, actor: &Actor) -> Result<(), Fault> {
+    async fn completed(
+        &self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        case: &Case,
+        evidence: &Evidence,
+        actor: &Actor,
+    ) -> Result<(), Fault> {
         let event = if case.run.step == Step::Restore { EventType::Rollback } else { EventType::StageCompleted };
         let mut entry = about(case, event, actor, "worker");
         entry.evidence = evidence.clone();
         tx.append(entry).await?;
-        tx.settle(&case.run, &Settlement::Succeeded(evidence.clone())).await
+        batch.changes.settle(&case.run, &Settlement::Succeeded(evidence.clone()));
+        Ok(())
     }
 
     /// The step is done: what follows from it, in the same transaction.
-    async fn complete(&self, tx: &mut Tx, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
-        self.completed(tx, case, &done.evidence, actor).await?;
+    async fn complete(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
+        self.completed(tx, batch, case, &done.evidence, actor).await?;
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
             Step::Deregister => {
                 if terms.grace_access == GraceAccess::None {
                     tx.suspend_tokens(case.plane.id, offboarding).await?;
                 }
-                self.transition(tx, case, LifecycleState::PendingDeactivate, actor).await?;
-                tx.start_grace(offboarding, at + terms.grace).await?;
-                enqueue(tx, case, Step::Verify, at + terms.grace).await
+                self.transition(tx, batch, case, LifecycleState::PendingDeactivate, actor).await?;
+                batch.changes.start_wait(Wait::Grace, offboarding, at + terms.grace);
+                batch.changes.enqueue(next_run(case, Step::Verify, at + terms.grace));
             }
-            Step::Verify => enqueue(tx, case, Step::Deactivate, at).await,
+            Step::Verify => batch.changes.enqueue(next_run(case, Step::Deactivate, at)),
             Step::Deactivate => {
-                tx.revoke_tokens(case.plane.id).await?;
-                self.transition(tx, case, LifecycleState::Deactivated, actor).await?;
-                tx.start_archive_delay(offboarding, at + terms.archive_delay).await?;
-                enqueue(tx, case, Step::Export, at + terms.archive_delay).await
+                if case.facts.tokens > 0 {
+                    tx.revoke_tokens(case.plane.id).await?;
+                }
+                self.transition(tx, batch, case, LifecycleState::Deactivated, actor).await?;
+                batch.changes.start_wait(Wait::ArchiveDelay, offboarding, at + terms.archive_delay);
+                batch.changes.enqueue(next_run(case, Step::Export, at + terms.archive_delay));
             }
             Step::Export => {
                 let manifest = done.manifest.as_ref().ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
                 let prefix = format!("{}/{}/", case.plane.archive_url.as_deref().unwrap_or_default(), case.plane.id);
                 tx.keep_archive(&prefix, manifest).await?;
                 match terms.evict {
-                    EvictMode::AfterArchive => enqueue(tx, case, Step::Evict, at).await,
-                    EvictMode::AtPurge => self.archived(tx, case, manifest, &prefix, actor).await,
+                    EvictMode::AfterArchive => batch.changes.enqueue(next_run(case, Step::Evict, at)),
+                    EvictMode::AtPurge => self.archived(tx, batch, case, manifest, &prefix, actor).await?,
                 }
             }
             Step::Evict => {
-                let archive = tx.archive(offboarding).await?;
-                let archive = archive.ok_or(Fault::IncompleteEntry(vec!["archive"]))?;
-                let manifest = archive.manifest.ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
-                self.archived(tx, case, &manifest, &archive.prefix, actor).await
+                let bound = case.bound()?;
+                let prefix = bound.prefix.ok_or(Fault::IncompleteEntry(vec!["archive"]))?;
+                let manifest = bound.manifest.ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
+                self.archived(tx, batch, case, &manifest, &prefix, actor).await?;
             }
             Step::Purge => {
-                self.transition(tx, case, LifecycleState::Purged, actor).await?;
-                tx.close_offboarding(offboarding, OffboardingStatus::Completed).await?;
-                tx.entomb(case.plane.id, offboarding).await
+                self.transition(tx, batch, case, LifecycleState::Purged, actor).await?;
+                batch.purged.push((case.plane.id, offboarding));
             }
-            Step::Restore => Ok(()),
+            Step::Restore => {}
         }
+        Ok(())
     }
 
     /// ARCHIVED: the retention starts, and there is a plan to approve.
-    async fn archived(&self, tx: &mut Tx, case: &Case, manifest: &Manifest, prefix: &str, actor: &Actor) -> Result<(), Fault> {
-        self.transition(tx, case, LifecycleState::Archived, actor).await?;
-        let plan = plan(tx, case, manifest, prefix, 0).await?;
-        tx.set_plan(&plan).await?;
+    async fn archived(
+        &self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        case: &Case,
+        manifest: &Manifest,
+        prefix: &str,
+        actor: &Actor,
+    ) -> Result<(), Fault> {
+        self.transition(tx, batch, case, LifecycleState::Archived, actor).await?;
+        tx.set_plan(&plan(case, manifest, prefix, 0)?).await?;
         let until = tx.at() + case.offboarding.terms.retention;
-        tx.start_retention(case.offboarding.id, until).await?;
-        enqueue(tx, case, Step::Purge, until).await
+        batch.changes.start_wait(Wait::Retention, case.offboarding.id, until);
+        batch.changes.enqueue(next_run(case, Step::Purge, until));
+        Ok(())
     }
 
-    async fn transition(&self, tx: &mut Tx, case: &Case, to: LifecycleState, actor: &Actor) -> Result<(), Fault> {
+    async fn transition(
+        &self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        case: &Case,
+        to: LifecycleState,
+        actor: &Actor,
+    ) -> Result<(), Fault> {
         let mut entry = about(case, EventType::Transition, actor, "worker");
         entry.from_state = Some(case.plane.state);
         entry.to_state = Some(to);
         let recorded = tx.append(entry).await?;
-        tx.move_plane(case.plane.id, case.plane.state, to, recorded).await
+        batch.changes.move_plane(Move { plane_id: case.plane.id, from: case.plane.state, to, recorded });
+        Ok(())
     }
 }
 
@@ -187,21 +226,10 @@ fn is_ours(case: &Case, epoch: i64, worker: &str) -> bool {
         && case.run.lease_owner.as_deref() == Some(worker)
 }
 
-async fn enqueue(tx: &mut Tx, case: &Case, step: Step, due_at: DateTime<Utc>) -> Result<(), Fault> {
-    tx.enqueue(case.offboarding.id, case.plane.id, case.plane.tenant_id, step, due_at).await?;
-    Ok(())
-}
-
 /// What a purge would destroy, as it stands in this transaction.
-pub(super) async fn plan(
-    tx: &mut Tx,
-    case: &Case,
-    manifest: &Manifest,
-    prefix: &str,
-    revision: u32,
-) -> Result<DestructionPlan, Fault> {
+pub(super) fn plan(case: &Case, manifest: &Manifest, prefix: &str, revision: u32) -> Result<DestructionPlan, Fault> {
     let evict = case.offboarding.terms.evict;
-    let bindings = tx.bindings(case.plane.id).await?;
+    let bindings = case.bound()?.bindings;
     let stores = manifest.stores.iter().zip(&bindings).map(|(store, binding)| StoreDestruction {
         store: store.store.clone(),
         resource: store.resource.clone(),

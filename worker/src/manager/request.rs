@@ -4,14 +4,14 @@
 
 use chrono::{DateTime, Utc};
 use lethe_ledger::{
-    Actor, Chain, Entry, EventType, Fault, NewOffboarding, Offboarding, OffboardingStatus, Plane, Run, RunStatus, Settlement,
-    Tenant, TenantStatus, Tx,
+    Actor, Chain, Entry, EventType, Fault, Move, NewOffboarding, NewRun, Offboarding, OffboardingStatus, Plane, Run, RunStatus,
+    Settlement, Tenant, TenantStatus, Tx,
 };
 use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, Refusal, Step, UsageKnown, canonical};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{KnowledgeLifecycleManager, about};
+use super::{KnowledgeLifecycleManager, about, next_run};
 use crate::config::Span;
 
 /// What a caller asks of an offboarding; what is `None` comes from the ground's configuration.
@@ -172,7 +172,9 @@ impl KnowledgeLifecycleManager {
             tx.suspend_tokens(plane.id, offboarding.id).await?;
         }
         let due_at = tx.at();
-        tx.enqueue(offboarding.id, plane.id, tenant.id, Step::Deregister, due_at).await?;
+        let run =
+            NewRun { offboarding_id: offboarding.id, plane_id: plane.id, tenant_id: tenant.id, step: Step::Deregister, due_at };
+        tx.enqueue(run).await?;
         let mut entry =
             Entry::new(Chain::Plane(plane.id), Some(tenant.id), EventType::Requested, by, "knowledge.offboarding.request");
         entry.offboarding_id = Some(offboarding.id);
@@ -259,13 +261,14 @@ impl KnowledgeLifecycleManager {
             entry.from_state = Some(plane.state);
             entry.to_state = Some(LifecycleState::Active);
             let recorded = tx.append(entry).await?;
-            tx.move_plane(plane.id, plane.state, LifecycleState::Active, recorded).await?;
+            let moved = Move { plane_id: plane.id, from: plane.state, to: LifecycleState::Active, recorded };
+            tx.move_plane(moved).await?;
         } else {
             tx.set_draining(plane.id, false).await?;
         }
         // The stores' part of the undoing must happen: it is a run.
         let due_at = tx.at();
-        tx.enqueue(case.offboarding.id, plane.id, plane.tenant_id, Step::Restore, due_at).await?;
+        tx.enqueue(next_run(&case, Step::Restore, due_at)).await?;
         Ok(Ok(Cancelled { offboarding_id: case.offboarding.id, tokens_restored }))
     }
 
@@ -286,7 +289,7 @@ impl KnowledgeLifecycleManager {
             && let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?)
             && let Some(manifest) = &archive.manifest
         {
-            let anew = super::record::plan(tx, &case, manifest, &archive.prefix, plan.revision + 1).await?;
+            let anew = super::record::plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
             tx.set_plan(&anew).await?;
             plan_digest = Some(anew.digest());
             // What it waits for now is a decision on the new plan.

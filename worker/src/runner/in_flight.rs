@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     future::Future,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -21,12 +24,14 @@ struct Entry {
 pub(super) struct InFlight {
     slots: usize,
     runs: Mutex<HashMap<Uuid, Entry>>,
+    /// Set once we stop: nothing is taken up any more.
+    closed: AtomicBool,
     changed: Notify,
 }
 
 impl InFlight {
     pub(super) fn new(slots: usize) -> Self {
-        Self { slots, runs: Mutex::new(HashMap::new()), changed: Notify::new() }
+        Self { slots, runs: Mutex::new(HashMap::new()), closed: AtomicBool::new(false), changed: Notify::new() }
     }
 
     fn runs(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {
@@ -43,6 +48,28 @@ impl InFlight {
 
     pub(super) fn insert(&self, claimed: Claimed) {
         self.runs().insert(claimed.case.run.id, Entry { claimed, cancel: None });
+    }
+
+    /// How many of these runs still take a slot, which can be filled again when they end; none once we stop.
+    pub(super) fn fillable(&self, ending: impl Iterator<Item = Uuid>) -> usize {
+        let runs = self.runs();
+        if self.closed.load(Ordering::SeqCst) { 0 } else { ending.filter(|run| runs.contains_key(run)).count() }
+    }
+
+    /// Ends runs and puts others into their slots at once. Answers those others if we have stopped meanwhile.
+    pub(super) fn exchange(&self, ended: impl Iterator<Item = Uuid>, claimed: Vec<Claimed>) -> Vec<Claimed> {
+        let mut runs = self.runs();
+        ended.for_each(|run| drop(runs.remove(&run)));
+        let closed = self.closed.load(Ordering::SeqCst);
+        if !closed {
+            runs.extend(claimed.iter().map(|claimed| (claimed.case.run.id, Entry { claimed: claimed.clone(), cancel: None })));
+        }
+        let free = runs.len() < self.slots;
+        drop(runs);
+        if free {
+            self.changed();
+        }
+        if closed { claimed } else { Vec::new() }
     }
 
     /// Marks a run's handler as started; the future ends when it must stop. `None` if the run is not ours any more.
@@ -75,9 +102,11 @@ impl InFlight {
         self.runs().iter().map(|(run, entry)| (*run, entry.claimed.epoch)).collect()
     }
 
-    /// Takes out the runs whose handler has not started; it will not start any more.
-    pub(super) fn take_unstarted(&self) -> Vec<Claimed> {
-        self.runs().extract_if(|_, entry| entry.cancel.is_none()).map(|(_, entry)| entry.claimed).collect()
+    /// Takes up nothing any more, and takes out the runs whose handler has not started; it will not start any more.
+    pub(super) fn close(&self) -> Vec<Claimed> {
+        let mut runs = self.runs();
+        self.closed.store(true, Ordering::SeqCst);
+        runs.extract_if(|_, entry| entry.cancel.is_none()).map(|(_, entry)| entry.claimed).collect()
     }
 
     /// Stops every handler and takes all runs out.

@@ -17,7 +17,11 @@ use lethe_ledger::{Clock, Fault, Tx};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use self::{backend::LedgerBackend, in_flight::InFlight, recorder::Recorder};
+use self::{
+    backend::LedgerBackend,
+    in_flight::InFlight,
+    recorder::{Recorder, Recording},
+};
 use crate::{
     clock::SystemClock,
     manager::{Claimed, WorkerLock},
@@ -38,7 +42,7 @@ pub struct RunOptions {
 struct Shared {
     app: Arc<App>,
     worker: String,
-    in_flight: InFlight,
+    in_flight: Arc<InFlight>,
     recorder: Recorder,
 }
 
@@ -64,8 +68,15 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     patiently(&mut options.stop, async || app.manager.sweep().await.map(|_| ())).await?;
 
     let (to_apalis, from_claimer) = mpsc::channel(slots);
-    let recorder = Recorder::start(app.clone(), lock.id().to_owned());
-    let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight: InFlight::new(slots), recorder });
+    let in_flight = Arc::new(InFlight::new(slots));
+    let recorder = Recorder::start(Recording {
+        app: app.clone(),
+        worker: lock.id().to_owned(),
+        plane: options.plane,
+        in_flight: in_flight.clone(),
+        to_apalis: to_apalis.clone(),
+    });
+    let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight, recorder });
     let monitor = monitor(&shared, from_claimer);
     let shell = monitor.context();
     let shell_task = tokio::spawn(monitor.run());
@@ -120,7 +131,7 @@ async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
     shared.in_flight.changed();
 }
 
-/// One claimed run, on a task of its own: perform, record, free the slot.
+/// One claimed run, on a task of its own: perform and record. The recorder frees its slot.
 async fn execute(claimed: Claimed, shared: Data<Arc<Shared>>) {
     let shared: Arc<Shared> = (*shared).clone();
     let run = claimed.case.run.id;
@@ -132,12 +143,14 @@ async fn execute(claimed: Claimed, shared: Data<Arc<Shared>>) {
             if let Err(error) = &finished.result {
                 tracing::warn!(%run, %step, plane = %claimed.case.plane.id, code = error.code(), %error, "a stage failed");
             }
-            shared.recorder.record(finished).await;
+            // The same run may be ours again already, so only the recorder says that it has ended.
+            if !shared.recorder.record(finished).await {
+                shared.in_flight.end(run);
+            }
             tracing::debug!(%run, %step, "recorded");
         }
         () = cancelled => tracing::warn!(%run, %step, "the run is no longer ours: its handler is stopped"),
     }
-    shared.in_flight.end(run);
 }
 
 /// Claims as many runs as there are free slots, until idle or stopped.
@@ -219,7 +232,7 @@ async fn renew(shared: Arc<Shared>) {
 
 /// Gives back what has not started, lets what runs finish for a while, then gives back the rest.
 async fn stop(shared: &Shared, shell: &MonitorContext) {
-    let unstarted = shared.in_flight.take_unstarted();
+    let unstarted = shared.in_flight.close();
     give_back(shared, unstarted).await;
     let limit = shared.app.config.queue.shutdown.0.to_std().unwrap_or(Duration::from_secs(20));
     let finished = tokio::time::timeout(limit, async {
