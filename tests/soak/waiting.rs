@@ -38,7 +38,9 @@ pub async fn soak(options: &Options) -> Json {
     let many_waiting = among(&dir.path().join("many.db"), many).await;
     let plan = many_waiting.read_plan().await;
     assert!(plan.iter().any(|line| line.contains("USING INDEX stage_runs_due")), "a claim reads by the index: {plan:#?}");
-    assert!(!plan.iter().any(|line| line.starts_with("SCAN") && line != "SCAN w"), "a claim walks a table: {plan:#?}");
+    // What it may walk: the one row of the witness, the pauses in force, and a plane's own bindings once they are found.
+    let small = |line: &str| ["SCAN w", "SCAN b"].contains(&line) || line.starts_with("SCAN pauses ");
+    assert!(!plan.iter().any(|line| line.starts_with("SCAN") && !small(line)), "a claim walks a table: {plan:#?}");
 
     let (mut few_times, mut many_times) = (Vec::new(), Vec::new());
     // The first round warms both up.
