@@ -34,6 +34,60 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
+/// A canonical object that is written member by member, in the order of their keys.
+pub struct Object {
+    out: Vec<u8>,
+    last: &'static str,
+}
+
+impl Object {
+    /// An object without members.
+    pub fn new() -> Self {
+        Self { out: Vec::with_capacity(1024), last: "" }
+    }
+
+    /// Adds a text, an integer, a truth value or null.
+    ///
+    /// # Panics
+    /// Where `key` does not come after the key before it: that is a mistake in the program, found by its first call.
+    pub fn member<T: Serialize + ?Sized>(self, key: &'static str, value: &T) -> Result<Self, NotCanonical> {
+        let mut object = self.key(key)?;
+        plain(value, &mut object.out)?;
+        Ok(object)
+    }
+
+    /// Adds what is canonical text already.
+    ///
+    /// # Panics
+    /// As [`Self::member`].
+    pub fn text(self, key: &'static str, canonical: &str) -> Result<Self, NotCanonical> {
+        let mut object = self.key(key)?;
+        object.out.extend_from_slice(canonical.as_bytes());
+        Ok(object)
+    }
+
+    /// The object's text.
+    pub fn finish(mut self) -> Result<String, NotCanonical> {
+        self.out.extend_from_slice(if self.last.is_empty() { b"{}" } else { b"}" });
+        String::from_utf8(self.out).map_err(|error| NotCanonical(error.to_string()))
+    }
+
+    fn key(mut self, key: &'static str) -> Result<Self, NotCanonical> {
+        assert!(self.last < key, "canonical keys ascend: `{key}` comes before `{}`", self.last);
+        self.out.push(if self.last.is_empty() { b'{' } else { b',' });
+        plain(key, &mut self.out)?;
+        self.out.push(b':');
+        self.last = key;
+        Ok(self)
+    }
+}
+
+impl Default for Object {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), NotCanonical> {
     match value {
         Value::Object(map) => {
@@ -78,6 +132,8 @@ fn plain<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), NotC
 mod tests {
     use serde_json::json;
 
+    use super::{Object, text};
+
     #[test]
     fn keys_are_sorted_and_white_space_is_gone() {
         let value = json!({"b": [1, null, true], "a": {"z": "é\n\"", "y": -7}});
@@ -87,5 +143,20 @@ mod tests {
     #[test]
     fn a_float_is_refused() {
         assert!(super::to_string(&json!({"share": 0.5})).is_err());
+    }
+
+    #[test]
+    fn an_object_written_member_by_member_is_the_object() {
+        let evidence = json!({"b": [1, null], "a": "é\"\n"});
+        let written = Object::new().member("at", "now").unwrap().text("evidence", &text(&evidence).unwrap()).unwrap();
+        let written = written.member("step", &None::<u8>).unwrap().finish().unwrap();
+        assert_eq!(written, text(&json!({"step": null, "at": "now", "evidence": evidence})).unwrap());
+        assert_eq!(Object::new().finish().unwrap(), "{}");
+    }
+
+    #[test]
+    #[should_panic(expected = "`at` comes before `step`")]
+    fn its_keys_ascend() {
+        let _ = Object::new().member("step", &1).and_then(|object| object.member("at", &2));
     }
 }

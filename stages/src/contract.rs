@@ -242,6 +242,7 @@ impl StageError {
             PortError::Transient(_) => StageError::transient("UNAVAILABLE", message),
             PortError::Permanent(_) => StageError::halt("UNUSABLE", message),
             PortError::WrongPlace(_) => StageError::halt("WRONG_PLACE", message),
+            PortError::Locked { .. } => StageError::halt("LOCKED", message),
             // Not ours any more: whatever we would record is refused by the ledger's own epoch check.
             PortError::StaleEpoch { .. } => StageError::transient("STALE_EPOCH", message),
         }

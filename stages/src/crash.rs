@@ -40,7 +40,7 @@ crash_points! {
     EvictScrubbed = "evict.scrubbed",
     /// The purge made sure of the hot stores.
     PurgeStoresEmpty = "purge.stores_empty",
-    /// One object of the archive is gone.
+    /// A batch of objects of the archive is gone.
     PurgeObjectDeleted = "purge.object_deleted",
     /// All objects but the manifest are gone.
     PurgePartsDeleted = "purge.parts_deleted",

@@ -44,6 +44,9 @@ pub struct DestructionPlan {
     pub stores: Vec<StoreDestruction>,
     /// The archive's prefix; everything below it goes.
     pub archive_prefix: String,
+    /// Declared copies of it; everything below them goes too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archive_copies: Vec<String>,
     /// `sha256:` of the manifest.
     pub manifest_sha256: String,
     /// Objects the manifest lists, itself not counted.

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -31,6 +32,14 @@ pub enum PortError {
     /// The place that answered is not the place that was bound, so what it says about absence proves nothing.
     #[error("{0}")]
     WrongPlace(String),
+    /// The place itself forbids to remove what it holds until a date, whoever asks.
+    #[error("{said}")]
+    Locked {
+        /// The latest date among what is locked.
+        until: DateTime<Utc>,
+        /// What is locked, and until when.
+        said: String,
+    },
     /// A newer claim has been here; this caller must stop.
     #[error("epoch {mine} is older than {seen}, which the store has seen")]
     StaleEpoch {
@@ -165,6 +174,9 @@ pub struct PartDraft<'a> {
     pub digests: &'a [RecordDigest],
 }
 
+/// Most keys of one [`Archive::delete`].
+pub const DELETE_KEYS_MAX: usize = 1000;
+
 /// An archive, bound to one plane's prefix. Keys are relative to it; it never reaches outside.
 #[async_trait]
 pub trait Archive: Send + Sync {
@@ -180,7 +192,8 @@ pub trait Archive: Send + Sync {
     /// Reads a part back, decodes it and digests its bytes. `None` where there is no such object.
     async fn read_part(&self, key: &str, columns: &[Column]) -> Result<Option<PartContents>, PortError>;
 
-    /// Writes a small object, replacing it atomically; durable when it returns.
+    /// Writes a small object, replacing it atomically; durable when it returns, and with it whatever objects are there, even if the
+    /// process died that wrote them: it may be the manifest that lists them.
     async fn put(&self, key: &str, bytes: &[u8]) -> Result<(), PortError>;
 
     /// Reads a small object. `None` where there is no such object.
@@ -189,8 +202,13 @@ pub trait Archive: Send + Sync {
     /// Everything below the prefix, unfinished writes and old versions included.
     async fn list(&self) -> Result<Vec<String>, PortError>;
 
-    /// Removes one object in all its versions. Absent is success: the caller has probed.
-    async fn delete(&self, permit: &Permit, key: &str) -> Result<(), PortError>;
+    /// Asks whether all of it may be removed now, every version, without changing anything. Locked names the date where a lock forbids
+    /// it; Permanent where a legal hold does, or where copies are kept in a place that nobody declared.
+    async fn may_delete(&self, permit: &Permit) -> Result<(), PortError>;
+
+    /// Removes objects in all their versions, and what is left of unfinished writes to them; at most [`DELETE_KEYS_MAX`] at a time.
+    /// Absent is success: the place has shown its canary.
+    async fn delete(&self, permit: &Permit, keys: &[String]) -> Result<(), PortError>;
 
     /// Removes what is left of the prefix itself once it is empty.
     async fn close(&self, permit: &Permit) -> Result<(), PortError>;

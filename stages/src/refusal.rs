@@ -83,6 +83,9 @@ codes! {
     NotConfirmed = "NOT_CONFIRMED", "What cannot be undone was not confirmed.";
     ArchiveMissing = "ARCHIVE_MISSING", "The plane has no archive to read.";
     ArchiveBroken = "ARCHIVE_BROKEN", "An object of the archive is gone, or is not what was verified.";
+    ArchiveLocked = "ARCHIVE_LOCKED", "An object lock forbids to delete the archive before a date.";
+    LockOutlivesRetention = "LOCK_OUTLIVES_RETENTION", "The archive's objects would be locked for longer than the plane's data is kept.";
+    ReplicaUndeclared = "REPLICA_UNDECLARED", "The archive is copied to a bucket that is not declared, and so would not be purged.";
     ArchiveWithoutContent = "ARCHIVE_WITHOUT_CONTENT", "The archive is an inventory: it holds digests, and nothing that could be restored.";
 }
 

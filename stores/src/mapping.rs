@@ -10,7 +10,7 @@ use crate::percent;
 /// A plane's place in a store, as it was written at registration. Names are in the writer's spelling; `describe` answers with the store's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Mapping {
-    /// The table.
+    /// The table; in PostgreSQL `schema.table`, or the table alone where only one schema has it.
     pub table: String,
     /// The column that tells planes apart; without it the plane owns the whole table.
     pub plane_column: Option<String>,
@@ -20,8 +20,12 @@ pub struct Mapping {
     pub key: String,
     /// The column that holds the text, if there is one.
     pub text: Option<String>,
-    /// The column that holds the embedding, if there is one: a blob of little-endian float32, or a JSON array of numbers.
+    /// The column that holds the embedding, if there is one: pgvector's `vector`, a blob of little-endian float32, or a JSON array of
+    /// numbers.
     pub embedding: Option<String>,
+    /// The column that holds what is known about the text, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
 }
 
 const EXAMPLE: &str = "table=chunks&plane_column=plane&plane=p1&key=id&text=body&embedding=embedding";
@@ -32,8 +36,8 @@ impl Mapping {
     /// # Errors
     /// A sentence that says what is wrong and what would be right.
     pub fn parse(query: &str) -> Result<Mapping, String> {
-        let mut words: [(&str, Option<String>); 6] =
-            [("table", None), ("plane_column", None), ("plane", None), ("key", None), ("text", None), ("embedding", None)];
+        let mut words: [(&str, Option<String>); 7] =
+            ["table", "plane_column", "plane", "key", "text", "embedding", "metadata"].map(|word| (word, None));
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (word, value) =
                 pair.split_once('=').ok_or_else(|| format!("mapping `{pair}`: write it as word=value, as in `{EXAMPLE}`"))?;
@@ -52,7 +56,7 @@ impl Mapping {
             }
             *slot = Some(value);
         }
-        let [table, plane_column, plane, key, text, embedding] = words.map(|(_, value)| value);
+        let [table, plane_column, plane, key, text, embedding, metadata] = words.map(|(_, value)| value);
         let required =
             |word, value: Option<String>| value.ok_or_else(|| format!("mapping word `{word}` is missing, as in `{EXAMPLE}`"));
         if plane_column.is_some() != plane.is_some() {
@@ -61,7 +65,15 @@ impl Mapping {
                 "mapping word `{there}` stands without `{absent}`; write both, or neither where the plane owns the whole table"
             ));
         }
-        Ok(Mapping { table: required("table", table)?, plane_column, plane, key: required("key", key)?, text, embedding })
+        Ok(Mapping {
+            table: required("table", table)?,
+            plane_column,
+            plane,
+            key: required("key", key)?,
+            text,
+            embedding,
+            metadata,
+        })
     }
 }
 

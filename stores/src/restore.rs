@@ -226,8 +226,13 @@ fn create_locked(path: &Path) -> io::Result<Option<File>> {
 /// Names the file. Answers whether it did, and otherwise whether what is there already is the same.
 fn place(temporary: &Path, target: &Path) -> io::Result<(bool, bool)> {
     // A link, unlike a rename, never takes the place of a file.
+    let sync_name = || target.parent().map_or(Ok(()), sync_dir);
     let named = match fs::hard_link(temporary, target) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok((false, same(temporary, target)?)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let same = same(temporary, target)?;
+            // Whoever named it may have died before the name was on disk.
+            return if same { sync_name().map(|()| (false, true)) } else { Ok((false, false)) };
+        }
         // This file system has no hard links. There, somebody else could come between look and rename.
         Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
             if target.symlink_metadata().is_ok() {
@@ -238,7 +243,7 @@ fn place(temporary: &Path, target: &Path) -> io::Result<(bool, bool)> {
         Ok(()) => fs::remove_file(temporary),
         Err(error) => return Err(error),
     };
-    let durable = named.and_then(|()| target.parent().map_or(Ok(()), sync_dir));
+    let durable = named.and_then(|()| sync_name());
     if let Err(error) = durable {
         drop(fs::remove_file(target));
         return Err(error);

@@ -1,4 +1,4 @@
-//! Store URLs: which driver serves one, and which file it means once every link in the path is followed.
+//! Store URLs: which driver serves one, and which file or database it means, whatever way it is written.
 //!
 //! The rule: two URLs of one store have one canonical form, because a binding belongs to one plane for ever; and no store is ever
 //! created by looking at it. Nothing is written here but a lock taken and given back, so nothing is left if we die in it.
@@ -9,7 +9,11 @@ use lethe_stages::ports::{KnowledgeStore, PortError};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{Mapping, sqlite};
+use crate::{
+    Mapping,
+    postgres::{self, PostgresStore, Server, is_postgres},
+    sqlite,
+};
 
 /// What a store says of itself when it is registered.
 #[derive(Debug, Clone, Serialize)]
@@ -18,17 +22,21 @@ pub struct StoreCheck {
     pub url: String,
     /// The driver.
     pub kind: &'static str,
-    /// The size of the store's main file.
+    /// The size of the store's main file, or of the database.
     pub bytes: u64,
-    /// The journal mode it is in, in lower case: `wal`, `delete`, ….
-    pub journal_mode: String,
+    /// The journal mode an SQLite file is in, in lower case: `wal`, `delete`, ….
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_mode: Option<String>,
+    /// The server of a PostgreSQL database: its version, pgvector's, and TLS's on this connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Its ordinary tables, Lethe's own left out.
     pub tables: Vec<String>,
     /// Its virtual tables, which take no triggers and so cannot be fenced.
     pub virtual_tables: Vec<String>,
-    /// `device:inode` of the file, which tells two names of one file.
+    /// `device:inode` of the file, or the cluster's and the database's id: which tells two names of one store.
     pub file_id: String,
-    /// Whether a write lock could be taken.
+    /// Whether a write lock could be taken, or the server takes writes.
     pub writable: bool,
 }
 
@@ -37,7 +45,7 @@ pub(crate) fn sqlite_path(url: &str) -> Result<PathBuf, PortError> {
     let Some(path) = url.strip_prefix("sqlite:") else {
         let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
         return Err(PortError::Permanent(format!(
-            "store URL scheme `{scheme}` is unknown; known is sqlite:FILE (postgres and chroma come later)"
+            "store URL scheme `{scheme}` is unknown; known are sqlite:FILE and postgres://ROLE@HOST/DATABASE"
         )));
     };
     let path = path.strip_prefix("//").unwrap_or(path);
@@ -47,11 +55,15 @@ pub(crate) fn sqlite_path(url: &str) -> Result<PathBuf, PortError> {
     Ok(PathBuf::from(path))
 }
 
-/// The one form of a store's URL: `sqlite:` and the absolute path with every symbolic link followed.
+/// The one form of a store's URL: `sqlite:` and the absolute path with every symbolic link followed, or `postgres://` with every part in
+/// its place. It never holds a password.
 ///
 /// # Errors
 /// Permanent where the scheme is unknown or the file is not there: a store is never created.
 pub fn canonical_store_url(url: &str) -> Result<String, PortError> {
+    if is_postgres(url) {
+        return Server::parse(url).map(|server| server.canonical());
+    }
     let path = sqlite_path(url)?;
     let real = std::fs::canonicalize(&path).map_err(|error| {
         PortError::Permanent(format!("find store file {}: {error}; Lethe creates no store, name one that exists", path.display()))
@@ -65,11 +77,23 @@ pub fn canonical_store_url(url: &str) -> Result<String, PortError> {
     }
 }
 
+/// What a message may repeat of a store's URL: of one that may hold a password, nothing but its scheme.
+pub fn shown_store_url(url: &str) -> String {
+    match canonical_store_url(url) {
+        Ok(canonical) if is_postgres(url) => canonical,
+        Err(_) if is_postgres(url) => "postgres://…".into(),
+        _ => url.into(),
+    }
+}
+
 /// Opens the store, reads its schema and proves that it can be written, without writing.
 ///
 /// # Errors
-/// Permanent where it is not a database, Transient where it is busy.
+/// Permanent where it is not a database or does not let us in, Transient where it is busy or away.
 pub async fn check_store(url: &str) -> Result<StoreCheck, PortError> {
+    if is_postgres(url) {
+        return postgres::check(&Server::parse(url)?).await;
+    }
     let url = canonical_store_url(url)?;
     sqlite::check(sqlite_path(&url)?, url).await
 }
@@ -79,6 +103,9 @@ pub async fn check_store(url: &str) -> Result<StoreCheck, PortError> {
 /// # Errors
 /// Permanent where no driver serves the URL.
 pub fn open_store(url: &str, mapping: &Mapping, plane_id: Uuid) -> Result<Arc<dyn KnowledgeStore>, PortError> {
+    if is_postgres(url) {
+        return Ok(Arc::new(PostgresStore::new(Server::parse(url)?, mapping.clone(), plane_id)));
+    }
     Ok(Arc::new(sqlite::SqliteStore::new(sqlite_path(url)?, mapping.clone(), plane_id)))
 }
 

@@ -2,12 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chrono::DateTime;
-use lethe_stages::{
-    EvictMode, Facts, GraceAccess, Ground, LifecycleState, Permit, UsageKnown,
-    permit::{Destruction, Verdict},
-    ports::PageLimit,
-};
+use lethe_stages::ports::PageLimit;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Executor,
     sqlite::{SqliteConnectOptions, SqliteConnection},
@@ -17,43 +12,15 @@ use uuid::Uuid;
 
 use crate::Mapping;
 
+// The permit of the tests that stand outside this crate.
+#[allow(unreachable_pub, reason = "it is public where it stands")]
+#[path = "../../tests/support/permit.rs"]
+mod permits;
+pub(crate) use permits::permit;
+
 pub(crate) const PLANE: Uuid = Uuid::from_u128(1);
 pub(crate) const NEIGHBOUR: Uuid = Uuid::from_u128(2);
 pub(crate) const ALL: PageLimit = PageLimit { rows_max: 10_000, bytes_max: 1 << 24 };
-
-/// A permit to evict `plane_id` under `epoch`, minted over facts that allow it.
-pub(crate) fn permit(plane_id: Uuid, epoch: i64) -> Permit {
-    let facts = Facts {
-        at: DateTime::UNIX_EPOCH,
-        tenant_id: Uuid::nil(),
-        tenant_status: "active".into(),
-        plane_id,
-        state: LifecycleState::Deactivated,
-        offboarding_id: Uuid::from_u128(3),
-        ground: Ground::ContractEnd,
-        evict: EvictMode::AfterArchive,
-        grace_access: GraceAccess::ReadOnly,
-        grace_until: None,
-        grace_skipped: false,
-        retention_until: None,
-        holds: Vec::new(),
-        runs_in_flight: 0,
-        queries_in_flight: 0,
-        usage_until: None,
-        usage_known: UsageKnown::Reported,
-        usage_unknown_accepted: false,
-        tokens: 0,
-        manifest_sha256: Some("sha256:00".into()),
-        plan_digest: None,
-        plan_manifest_sha256: None,
-        approval: None,
-        denied: false,
-        clock_suspect: false,
-        ledger_behind: false,
-        restore_pending: false,
-    };
-    Permit::mint(Destruction::Evict, &facts, epoch, &Verdict { policy_revision: "test".into() }).unwrap()
-}
 
 /// A store in a temporary directory.
 pub(crate) struct Fixture {

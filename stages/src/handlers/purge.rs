@@ -9,11 +9,12 @@ use serde_json::json;
 
 use super::removal;
 use crate::{
-    Refusal, Stage, Step,
+    Code, Permit, Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
     lifecycle::FenceMode,
     manifest::Manifest,
+    ports::{DELETE_KEYS_MAX, PortError},
 };
 
 pub(super) struct Purge;
@@ -32,6 +33,10 @@ impl StageHandler for Purge {
     async fn run(&self, context: &StageContext) -> Result<StageOutcome, StageError> {
         let permit = context.permit()?;
         let manifest = removal::approved_manifest(context).await?;
+        // Before anything goes: what the archive may not let go yet keeps the rest whole too.
+        if let Some(waits) = locked(context, permit).await? {
+            return Ok(waits);
+        }
         for bound in &context.stores {
             bound.store.count().await.map_err(|error| StageError::port(&format!("ask store {}", bound.name), error))?;
         }
@@ -57,11 +62,26 @@ impl StageHandler for Purge {
         }
         reached(CrashPoint::PurgeStoresEmpty);
 
+        if let Some(waits) = locked(context, permit).await? {
+            return Ok(waits);
+        }
         let deleted = delete_archive(context, &manifest).await?;
         Ok(Done::with(json!({
             "manifest_sha256": permit.manifest_sha256(), "policy_revision": permit.policy_revision(),
             "stores": stores, "archive": {"objects_deleted": deleted, "objects_left": 0},
         })))
+    }
+}
+
+/// Whether a lock forbids to delete the archive yet: then the purge waits for its date. It spends no attempt.
+async fn locked(context: &StageContext, permit: &Permit) -> Result<Option<StageOutcome>, StageError> {
+    match context.archive.may_delete(permit).await {
+        Ok(()) => Ok(None),
+        Err(PortError::Locked { until, said }) => {
+            let refusal = Refusal::new(Code::ArchiveLocked, said).with(json!({"until": until}));
+            Ok(Some(StageOutcome::NotYet { until: Some(until), refusal }))
+        }
+        Err(error) => Err(StageError::port("ask whether the archive may be deleted", error)),
     }
 }
 
@@ -72,17 +92,20 @@ async fn delete_archive(context: &StageContext, manifest: &Manifest) -> Result<u
     let list = || async { archive.list().await.map_err(|error| StageError::port("list the archive", error)) };
     let manifest_key = Manifest::object_key(manifest.offboarding_id);
 
-    let mut keys = list().await?;
-    // Not by name alone: `false` sorts before `true`, so the manifest goes last.
-    keys.sort_by_key(|key| (*key == manifest_key, key.clone()));
-    let total = keys.len() as u64;
-    for (index, key) in keys.iter().enumerate() {
-        if *key == manifest_key {
+    // The manifest goes last, in a batch of its own.
+    let (last, keys): (Vec<_>, Vec<_>) = list().await?.into_iter().partition(|key| *key == manifest_key);
+    let total = (keys.len() + last.len()) as u64;
+    let mut deleted = 0;
+    let batches = keys.chunks(DELETE_KEYS_MAX).chain((!last.is_empty()).then_some(last.as_slice()));
+    for batch in batches {
+        if batch.contains(&manifest_key) {
             reached(CrashPoint::PurgePartsDeleted);
         }
-        archive.delete(permit, key).await.map_err(|error| StageError::port(&format!("delete {key}"), error))?;
+        let doing = || format!("delete {} object(s) from {} on", batch.len(), batch[0]);
+        archive.delete(permit, batch).await.map_err(|error| StageError::port(&doing(), error))?;
         reached(CrashPoint::PurgeObjectDeleted);
-        context.progress.report(0, "deleted", index as u64 + 1, total);
+        deleted += batch.len() as u64;
+        context.progress.report(0, "deleted", deleted, total);
     }
     reached(CrashPoint::PurgeManifestDeleted);
     archive.probe().await.map_err(|error| StageError::port("ask the archive", error))?;

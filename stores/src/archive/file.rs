@@ -93,6 +93,22 @@ impl FileObjects {
         }
     }
 
+    fn remove(&self, key: &str) -> Result<(), PortError> {
+        // A link itself may go, a link on the way to the object is not followed.
+        let parent = checked(key)?.rsplit_once('/').map(|(parent, _)| parent);
+        parent.map_or_else(|| self.no_link(&self.prefix), |parent| self.path(parent).map(drop))?;
+        let path = self.prefix.join(key);
+        let doing = format!("delete {key}");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&doing, &error)),
+            _ => {}
+        }
+        match sync_parent(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(&doing, &error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The path of `key` with its directories made.
     fn path_to_write(&self, key: &str) -> Result<PathBuf, PortError> {
         let path = self.path(key)?;
@@ -130,7 +146,10 @@ impl Objects for FileObjects {
         let key = key.to_owned();
         self.on_disk(move |this| {
             let path = this.path_to_write(&key)?;
-            write_replacing(&path, &bytes).map_err(|error| io_error(&format!("write {key}"), &error))
+            let doing = format!("write {key}");
+            // Whoever wrote the objects of which this one tells may have died before their names were on disk.
+            let durable = sync_below(&this.prefix).and_then(|()| sync_dir(&this.root));
+            durable.and_then(|()| write_replacing(&path, &bytes)).map_err(|error| io_error(&doing, &error))
         })
         .await
     }
@@ -156,24 +175,13 @@ impl Objects for FileObjects {
         .await
     }
 
-    async fn delete(&self, key: &str) -> Result<(), PortError> {
-        let key = key.to_owned();
-        self.on_disk(move |this| {
-            // A link itself may go, a link on the way to the object is not followed.
-            let parent = checked(&key)?.rsplit_once('/').map(|(parent, _)| parent);
-            parent.map_or_else(|| this.no_link(&this.prefix), |parent| this.path(parent).map(drop))?;
-            let path = this.prefix.join(&key);
-            let doing = format!("delete {key}");
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&doing, &error)),
-                _ => {}
-            }
-            match sync_parent(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(&doing, &error)),
-                _ => Ok(()),
-            }
-        })
-        .await
+    async fn may_delete(&self) -> Result<(), PortError> {
+        self.on_disk(|_| Ok(())).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), PortError> {
+        let keys = keys.to_vec();
+        self.on_disk(move |this| keys.iter().try_for_each(|key| this.remove(key))).await
     }
 
     async fn close(&self) -> Result<(), PortError> {
@@ -203,6 +211,17 @@ pub(super) fn create_dirs(path: &Path) -> io::Result<()> {
 /// Makes a directory's entries durable.
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Makes every name below a directory durable.
+fn sync_below(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_below(&entry.path())?;
+        }
+    }
+    sync_dir(directory)
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
@@ -263,6 +282,31 @@ pub(super) fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let temporary = write_temporary(directory, &file_name(path), bytes)?;
     fs::rename(&temporary, path)?;
+    sync_dir(directory)
+}
+
+/// The same for a file beside the planes, where no purge removes what a killed writer left: temporary files of this name that nobody
+/// has locked any more go.
+pub(super) fn write_replacing_tidily(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let name = file_name(path);
+    loop {
+        let temporary = write_temporary(directory, &name, bytes)?;
+        // Held until the name is given. Somebody may have taken the file away between its creation and this lock.
+        let held = File::open(&temporary).and_then(|file| file.lock().map(|()| file));
+        match held.and_then(|_held| fs::rename(&temporary, path)) {
+            Ok(()) => break,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let left = entry.file_name().to_str().is_some_and(|left| left.starts_with(".tmp-") && left.ends_with(&name));
+        if left && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
     sync_dir(directory)
 }
 

@@ -15,7 +15,8 @@ pub(super) trait Objects: Send + Sync {
     /// Writes an object that is not there. The same bytes already there are success, other bytes are Permanent.
     async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError>;
 
-    /// Writes an object, replacing what is there.
+    /// Writes an object, replacing what is there. When it returns, every object below the prefix is durable, whoever wrote it and even
+    /// if that died in its write: it may be a manifest, which says that they are there.
     async fn put_replace(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError>;
 
     /// Reads an object.
@@ -24,8 +25,11 @@ pub(super) trait Objects: Send + Sync {
     /// All keys in order, unfinished writes included.
     async fn list(&self) -> Result<Vec<String>, PortError>;
 
-    /// Removes an object; absent is success.
-    async fn delete(&self, key: &str) -> Result<(), PortError>;
+    /// Asks whether every version of every object may be removed now.
+    async fn may_delete(&self) -> Result<(), PortError>;
+
+    /// Removes objects in all their versions, and unfinished writes to them; absent is success.
+    async fn delete(&self, keys: &[String]) -> Result<(), PortError>;
 
     /// Removes what is left of the prefix once no object is in it.
     async fn close(&self) -> Result<(), PortError>;

@@ -97,9 +97,14 @@ impl Archive for ParquetArchive {
         self.objects.list().await
     }
 
-    async fn delete(&self, permit: &Permit, key: &str) -> Result<(), PortError> {
+    async fn may_delete(&self, permit: &Permit) -> Result<(), PortError> {
         self.covered_by(permit)?;
-        self.objects.delete(key).await
+        self.objects.may_delete().await
+    }
+
+    async fn delete(&self, permit: &Permit, keys: &[String]) -> Result<(), PortError> {
+        self.covered_by(permit)?;
+        self.objects.delete(keys).await
     }
 
     async fn close(&self, permit: &Permit) -> Result<(), PortError> {

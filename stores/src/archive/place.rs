@@ -30,11 +30,12 @@ struct Canary {
 
 /// The directory of a `file:` URL, as it is written.
 pub(super) fn directory(url: &str) -> Result<PathBuf, PortError> {
-    let refused = |why: &str| Err(PortError::Permanent(format!("archive URL `{url}`: {why}; write file:///absolute/directory")));
+    let refused = |why: &str| {
+        Err(PortError::Permanent(format!("archive URL `{url}`: {why}; write file:///absolute/directory or s3://BUCKET/PREFIX")))
+    };
     let Some((scheme, rest)) = url.split_once(':') else { return refused("it has no scheme") };
     match scheme {
         "file" => {}
-        "s3" => return refused("s3:// comes later"),
         _ => return refused("its scheme is unknown"),
     }
     if rest.contains(['?', '#']) {
@@ -62,11 +63,8 @@ pub(super) fn url_of(directory: &Path) -> Result<String, PortError> {
     Ok(format!("file://{}", percent::encode_path(path.trim_end_matches('/'))))
 }
 
-/// The one form of an archive's URL: absolute, with every symbolic link followed as far as the directory exists.
-///
-/// # Errors
-/// Permanent where the scheme is unknown, the path is relative, or it is the root of the file system.
-pub fn canonical_archive_url(url: &str) -> Result<String, PortError> {
+/// The one form of a `file:` URL: absolute, with every symbolic link followed as far as the directory exists.
+pub(super) fn canonical_file_url(url: &str) -> Result<String, PortError> {
     let wanted = directory(url)?;
     // Rebuilt from its components, so that doubled slashes and `.` do not make a second form.
     let mut existing: PathBuf = wanted.components().collect();
@@ -105,19 +103,15 @@ pub fn canonical_archive_url(url: &str) -> Result<String, PortError> {
 
 /// Makes sure that the archive's directory and canary exist and that it can be written; answers the id it has, which is `new_id` only
 /// where it had none.
-///
-/// # Errors
-/// Permanent where the directory may not be written or holds a canary that cannot be read.
-pub async fn prepare_archive(url: &str, new_id: Uuid) -> Result<Uuid, PortError> {
-    let root = directory(&canonical_archive_url(url)?)?;
+pub(super) async fn prepare_directory(url: &str, new_id: Uuid) -> Result<Uuid, PortError> {
+    let root = directory(url)?;
     super::file::blocking(move || prepare(&root, new_id)).await
 }
 
 fn prepare(root: &Path, new_id: Uuid) -> Result<Uuid, PortError> {
     let doing = format!("prepare archive {}", root.display());
     create_dirs(root).map_err(|error| io_error(&doing, &error))?;
-    let canary = Canary { schema_version: CANARY_SCHEMA, archive_id: new_id };
-    let text = serde_json::to_vec(&canary).map_err(|error| PortError::Permanent(format!("{doing}: {error}")))?;
+    let text = canary_text(new_id)?;
     if read_canary(root)?.is_some() {
         // It must still be seen to take writes.
         let temporary = super::file::write_temporary(root, "write-check", &text).map_err(|error| io_error(&doing, &error))?;
@@ -137,13 +131,28 @@ pub(super) fn read_canary(root: &Path) -> Result<Option<Uuid>, PortError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(&format!("read {}", path.display()), &error)),
     };
-    match serde_json::from_slice::<Canary>(&bytes) {
-        Ok(canary) if canary.schema_version == CANARY_SCHEMA => Ok(Some(canary.archive_id)),
-        Ok(canary) => Err(PortError::Permanent(format!(
-            "read {}: its schema version is {}, not {CANARY_SCHEMA}",
-            path.display(),
-            canary.schema_version
-        ))),
-        Err(error) => Err(PortError::Permanent(format!("read {}: {error}", path.display()))),
+    read_id(&path.display().to_string(), &bytes).map(Some)
+}
+
+/// The canary of archive `id`.
+pub(super) fn canary_text(id: Uuid) -> Result<Vec<u8>, PortError> {
+    let canary = Canary { schema_version: CANARY_SCHEMA, archive_id: id };
+    serde_json::to_vec(&canary).map_err(|error| PortError::Permanent(format!("write the canary of archive {id}: {error}")))
+}
+
+/// The id in a canary that was read at `place`.
+pub(super) fn read_id(place: &str, bytes: &[u8]) -> Result<Uuid, PortError> {
+    match serde_json::from_slice::<Canary>(bytes) {
+        Ok(canary) if canary.schema_version == CANARY_SCHEMA => Ok(canary.archive_id),
+        Ok(canary) => {
+            let found = canary.schema_version;
+            Err(PortError::Permanent(format!("read {place}: its schema version is {found}, not {CANARY_SCHEMA}")))
+        }
+        Err(error) => Err(PortError::Permanent(format!("read {place}: {error}"))),
     }
+}
+
+/// The name of a ledger's mark in the archive's root.
+pub(super) fn mark_name(ledger_id: Uuid) -> String {
+    format!(".lethe-mark-{ledger_id}.json")
 }

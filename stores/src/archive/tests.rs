@@ -8,8 +8,23 @@ use lethe_stages::{
 };
 use tempfile::TempDir;
 
-use super::{canonical_archive_url, open_archive, place::CANARY, prepare_archive};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Archives, place::CANARY};
 use crate::test_support::{NEIGHBOUR, PLANE, permit};
+
+fn canonical_archive_url(url: &str) -> Result<String, PortError> {
+    Archives::canonical_url(url)
+}
+
+async fn prepare_archive(url: &str, new_id: Uuid) -> Result<Uuid, PortError> {
+    Archives::default().prepare(url, new_id).await.map(|(_, id)| id)
+}
+
+fn open_archive(url: &str, archive_id: Uuid, plane_id: Uuid) -> Result<Arc<dyn Archive>, PortError> {
+    Archives::default().open(url, archive_id, plane_id, DateTime::<Utc>::UNIX_EPOCH)
+}
 
 async fn archive() -> (TempDir, Arc<dyn Archive>) {
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +110,7 @@ async fn keys_and_links_never_lead_out_of_the_prefix() {
     for key in ["../x", "/etc/x", "a/../../x", "a//b", "", ".", "a/./b", "a\\b", "a\0b", "a/"] {
         assert!(matches!(archive.put(key, b"x").await, Err(PortError::Permanent(_))), "{key:?}");
         assert!(matches!(archive.get(key).await, Err(PortError::Permanent(_))), "{key:?}");
-        assert!(matches!(archive.delete(&permit(PLANE, 1), key).await, Err(PortError::Permanent(_))), "{key:?}");
+        assert!(matches!(archive.delete(&permit(PLANE, 1), &[key.to_owned()]).await, Err(PortError::Permanent(_))), "{key:?}");
     }
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("kept"), b"kept").unwrap();
@@ -105,12 +120,12 @@ async fn keys_and_links_never_lead_out_of_the_prefix() {
     for result in [
         archive.put("link/kept", b"lost").await,
         archive.get("link/kept").await.map(drop),
-        archive.delete(&permit(PLANE, 1), "link/kept").await,
+        archive.delete(&permit(PLANE, 1), &["link/kept".into()]).await,
     ] {
         assert!(matches!(result, Err(PortError::Permanent(said)) if said.contains("symbolic link")));
     }
     assert_eq!(archive.list().await.unwrap(), ["a/b", "link"]);
-    archive.delete(&permit(PLANE, 1), "link").await.unwrap();
+    archive.delete(&permit(PLANE, 1), &["link".into()]).await.unwrap();
     assert_eq!(std::fs::read(outside.path().join("kept")).unwrap(), b"kept");
 }
 
@@ -127,7 +142,7 @@ async fn a_place_without_the_right_canary_answers_nothing() {
     assert!(matches!(archive.list().await, Err(PortError::WrongPlace(_))));
     assert!(matches!(archive.get("a").await, Err(PortError::WrongPlace(_))));
     assert!(matches!(archive.put("a", b"x").await, Err(PortError::WrongPlace(_))));
-    assert!(matches!(archive.delete(&permit(PLANE, 1), "a").await, Err(PortError::WrongPlace(_))));
+    assert!(matches!(archive.delete(&permit(PLANE, 1), &["a".into()]).await, Err(PortError::WrongPlace(_))));
     assert!(!dir.path().join(PLANE.to_string()).exists());
     std::fs::write(dir.path().join(CANARY), b"{}").unwrap();
     assert!(matches!(prepare_archive(&url, PLANE).await, Err(PortError::Permanent(_))));
@@ -146,11 +161,11 @@ async fn a_purge_sees_leftovers_and_leaves_the_archive_and_its_neighbours() {
     std::fs::write(dir.path().join(PLANE.to_string()).join("o/.tmp-7-0-part.parquet"), b"half").unwrap();
     assert_eq!(archive.list().await.unwrap(), ["o/.tmp-7-0-part.parquet", "o/manifest.json"]);
 
-    assert!(matches!(archive.delete(&permit(NEIGHBOUR, 1), "o/manifest.json").await, Err(PortError::Permanent(_))));
+    assert!(matches!(archive.delete(&permit(NEIGHBOUR, 1), &["o/manifest.json".into()]).await, Err(PortError::Permanent(_))));
     assert!(matches!(archive.close(&permit(PLANE, 1)).await, Err(PortError::Transient(_))), "it is not empty");
     for key in archive.list().await.unwrap() {
-        archive.delete(&permit(PLANE, 1), &key).await.unwrap();
-        archive.delete(&permit(PLANE, 1), &key).await.unwrap();
+        archive.delete(&permit(PLANE, 1), std::slice::from_ref(&key)).await.unwrap();
+        archive.delete(&permit(PLANE, 1), std::slice::from_ref(&key)).await.unwrap();
     }
     for _ in 0..2 {
         archive.close(&permit(PLANE, 1)).await.unwrap();
@@ -177,20 +192,29 @@ fn every_spelling_of_a_directory_has_one_canonical_url() {
 
 #[test]
 fn a_url_that_is_no_absolute_directory_is_refused_with_what_would_be_right() {
-    for url in [
-        "file:archive",
-        "file://archive/x",
-        "s3://bucket/x",
-        "ftp:/x",
-        "/srv/archive",
-        "file:///",
-        "file:///a/../b",
-        "file:///a?x=1",
-    ] {
+    for url in ["file:archive", "file://archive/x", "ftp:/x", "/srv/archive", "file:///", "file:///a/../b", "file:///a?x=1"] {
         let error = canonical_archive_url(url).unwrap_err();
         assert!(
             matches!(&error, PortError::Permanent(said) if said.contains("file:///") || said.contains("root")),
             "{url}: {error}"
         );
     }
+}
+
+#[tokio::test]
+async fn writing_a_mark_takes_away_what_a_killed_writer_of_it_left() {
+    let (dir, _archive) = archive().await;
+    let url = format!("file://{}", dir.path().display());
+    let mark = super::place::mark_name(PLANE);
+    let [left, held] = [".tmp-7-0-", ".tmp-8-0-"].map(|begin| dir.path().join(format!("{begin}{mark}")));
+    let theirs = dir.path().join(format!(".tmp-7-0-{}", super::place::mark_name(NEIGHBOUR)));
+    for file in [&left, &held, &theirs] {
+        std::fs::write(file, b"half").unwrap();
+    }
+    let lock = std::fs::File::open(&held).unwrap();
+    lock.lock().unwrap();
+    Archives::default().write_mark(&url, NEIGHBOUR, PLANE, b"whole".to_vec()).await.unwrap();
+    assert_eq!(std::fs::read(dir.path().join(&mark)).unwrap(), b"whole");
+    assert!(!left.exists(), "nobody holds it");
+    assert!(held.exists() && theirs.exists(), "somebody writes it, or it is another ledger's");
 }

@@ -24,9 +24,28 @@ pub(super) struct File {
 }
 
 impl File {
-    /// A connection that cannot write.
+    /// A connection that cannot write. What a writer left unfinished when it died is undone first, which needs one that can.
     pub(super) async fn reading(&self) -> Result<SqliteConnection, PortError> {
-        self.connect(self.options().read_only(true).pragma("temp_store", "MEMORY")).await
+        let options = self.options().read_only(true).pragma("temp_store", "MEMORY");
+        self.is_there()?;
+        let opened = match options.connect().await {
+            Ok(mut connection) => match look(&mut connection).await {
+                Err(error) if needs_recovery(&error) => {
+                    drop(connection.close().await);
+                    Err(error)
+                }
+                // Whatever else is wrong is for the statement to say that needs it.
+                _ => Ok(connection),
+            },
+            Err(error) => Err(error),
+        };
+        if opened.as_ref().is_err_and(needs_recovery) {
+            let mut writing = self.writing().await?;
+            look(&mut writing).await.map_err(failed(format!("recover {}", self.path.display())))?;
+            close(writing).await;
+            return self.connect(options).await;
+        }
+        opened.map_err(failed(format!("open {}", self.path.display())))
     }
 
     /// A connection that overwrites what it deletes.
@@ -51,23 +70,40 @@ impl File {
             .filename(&self.path)
             .create_if_missing(false)
             .busy_timeout(BUSY_TIMEOUT)
+            // Of a journal that is a file beside this one, FULL does not synchronise the removal, which is the commit: after a power cut
+            // it could be back and undo what is on record as done.
+            .synchronous(SqliteSynchronous::Extra)
             // Enforced, a CASCADE or SET NULL would change records that nobody named; `describe` lists the references instead.
             .foreign_keys(false)
             .disable_statement_logging()
     }
 
     async fn connect(&self, options: SqliteConnectOptions) -> Result<SqliteConnection, PortError> {
+        self.is_there()?;
+        options.connect().await.map_err(failed(format!("open {}", self.path.display())))
+    }
+
+    fn is_there(&self) -> Result<(), PortError> {
         let path = self.path.display();
         match std::fs::metadata(&self.path) {
-            Ok(found) if found.is_file() => {}
-            Ok(_) => return Err(PortError::Permanent(format!("open {path}: it is not a file"))),
+            Ok(found) if found.is_file() => Ok(()),
+            Ok(_) => Err(PortError::Permanent(format!("open {path}: it is not a file"))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(PortError::Permanent(format!("open {path}: there is no such file")));
+                Err(PortError::Permanent(format!("open {path}: there is no such file")))
             }
-            Err(error) => return Err(crate::archive::io_error(&format!("open {path}"), &error)),
+            Err(error) => Err(crate::archive::io_error(&format!("open {path}"), &error)),
         }
-        options.connect().await.map_err(failed(format!("open {path}")))
     }
+}
+
+/// Reads the file's first page, and with it whatever journal lies beside it.
+async fn look(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1").fetch_optional(connection).await.map(drop)
+}
+
+/// Whether a connection that cannot write found the journal of a writer that died: READONLY_RECOVERY, READONLY_ROLLBACK.
+fn needs_recovery(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(inner) if matches!(inner.code().as_deref(), Some("264" | "776")))
 }
 
 /// Ends a connection in the ordinary way. What it did is durable already, so an error says nothing.
@@ -90,7 +126,7 @@ pub(super) fn failed(doing: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Po
                 // The extended code's low byte is the primary code: ABORT, BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, FULL, CANTOPEN,
                 // PROTOCOL, SCHEMA. CANTOPEN, because that the file is there was asked before.
                 let code = inner.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(1) & 0xff;
-                matches!(code, 4 | 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15 | 17)
+                matches!(code, 4 | 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15 | 17) || needs_recovery(&error)
             }
             sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => true,
             _ => false,

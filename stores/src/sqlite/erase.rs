@@ -22,6 +22,7 @@ use super::{
     schema::Table,
     sql::{Sql, key_value},
 };
+use crate::verdict::{all_went, unchanged};
 
 /// Removes those of `rows` whose digest under `salt` is still what it was.
 pub(super) async fn erase(
@@ -70,15 +71,7 @@ async fn erase_batch(
     }
     drop(rows);
 
-    let mut unchanged = Vec::with_capacity(found.len());
-    for (key, exported) in batch {
-        // Taken out, so that a key that is named twice is deleted once.
-        match found.remove(key) {
-            None => sum.absent += 1,
-            Some(digest) if digest == *exported => unchanged.push(key),
-            Some(_) => sum.changed += 1,
-        }
-    }
+    let unchanged = unchanged(batch, found, sum);
     delete(tx, table, &unchanged).await?;
     sum.erased += unchanged.len() as u64;
     Ok(())
@@ -91,14 +84,8 @@ async fn delete(tx: &mut SqliteConnection, table: &Table, keys: &[&Key]) -> Resu
     }
     let doing = format!("erase from table {}", table.name);
     let deleted = by_key(table, keys).query().execute(tx).await.map_err(failed(doing.clone()))?.rows_affected();
-    if deleted != keys.len() as u64 {
-        // Rolled back with its batch: what cannot be counted cannot be claimed.
-        return Err(PortError::Permanent(format!(
-            "{doing}: {} record(s) were to go and {deleted} went; look for a trigger on the table that interferes",
-            keys.len()
-        )));
-    }
-    Ok(())
+    // If not, it is rolled back with its batch.
+    all_went(&doing, keys.len(), deleted)
 }
 
 /// The deletion of the plane's records with these keys, found by the key: where the key alone is unique, an index on the plane is kept

@@ -15,6 +15,7 @@ use super::{
     sql::statement,
     triggers,
 };
+use crate::verdict::{FenceRow, told_apart_by};
 
 /// Not STRICT, although its values are checked: a schema with a STRICT table cannot be opened at all by an SQLite older than 3.37, and
 /// the file is somebody else's.
@@ -31,15 +32,6 @@ const FENCE_TABLE: &str = "CREATE TABLE IF NOT EXISTS lethe_fence (
 /// Whether a schema object is Lethe's own.
 pub(super) fn is_own(name: &str) -> bool {
     name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("lethe_"))
-}
-
-/// The plane's row.
-#[derive(Debug, Clone)]
-pub(super) struct FenceRow {
-    pub(super) mode: String,
-    pub(super) epoch: i64,
-    pub(super) plane_id: String,
-    plane_column: String,
 }
 
 /// Reads the plane's row; `None` where there is none, be it for want of the table.
@@ -61,13 +53,6 @@ pub(super) async fn read(connection: &mut SqliteConnection, table: &Table) -> Re
     Ok(row.map(|row| FenceRow { mode: row.get(0), epoch: row.get(1), plane_id: row.get(2), plane_column: row.get(3) }))
 }
 
-impl FenceRow {
-    /// Refuses an epoch older than the row's.
-    pub(super) fn admit(&self, epoch: i64) -> Result<(), PortError> {
-        if epoch < self.epoch { Err(PortError::StaleEpoch { mine: epoch, seen: self.epoch }) } else { Ok(()) }
-    }
-}
-
 /// Closes the plane to what `mode` refuses, and further than before only. Answers the mode it has now.
 pub(super) async fn fence(
     connection: &mut SqliteConnection,
@@ -79,11 +64,7 @@ pub(super) async fn fence(
     let doing = format!("fence table {}", table.name);
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed(doing.clone()))?;
     let before = admitted(&mut tx, table, plane_id, epoch).await?;
-    let now = match before.as_ref().map(|row| row.mode.as_str()) {
-        Some("purged") => FenceMode::Purged,
-        Some("closed") if mode == FenceMode::ReadOnly => FenceMode::Closed,
-        _ => mode,
-    };
+    let now = FenceRow::closed_further(before.as_ref(), mode);
     write(&mut tx, table, plane_id, now.as_str(), epoch).await?;
     triggers::create(&mut tx, table).await?;
     commit(tx, &doing).await?;
@@ -128,22 +109,11 @@ async fn admitted(tx: &mut SqliteConnection, table: &Table, plane_id: Uuid, epoc
             .map_err(failed(doing.clone()))?;
     if let Some(other) = other {
         let other: String = other.get(0);
-        return Err(PortError::Permanent(format!(
-            "{doing}: it is fenced by column `{other}` already, and one table is told apart by one column"
-        )));
+        return Err(told_apart_by(&doing, &other));
     }
     let row = read(tx, table).await?;
     if let Some(row) = &row {
-        if row.plane_id != plane_id.to_string() {
-            return Err(PortError::WrongPlace(format!(
-                "{doing}: these records belong to plane {}, not to {plane_id}",
-                row.plane_id
-            )));
-        }
-        if row.plane_column != column && row.mode != "open" {
-            return Err(PortError::WrongPlace(format!("{doing}: they are fenced by column `{}`", row.plane_column)));
-        }
-        row.admit(epoch)?;
+        row.admit_plane(&doing, plane_id, column, epoch)?;
     }
     Ok(row)
 }

@@ -17,6 +17,7 @@ use super::{
     schema::Table,
     sql::{Sql, key_value, name},
 };
+use crate::verdict::{different, identical};
 
 /// Asks for the plane's records, and for `samples` without relying on the plane column.
 pub(super) async fn prove_empty(
@@ -86,23 +87,10 @@ async fn still_there(connection: &mut SqliteConnection, table: &Table, sample: &
     Ok(false)
 }
 
-fn identical(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Real(left), Value::Real(right)) => left.to_bits() == right.to_bits(),
-        _ => left == right,
-    }
-}
-
 /// How many different embeddings were sampled, and how many of them a record of the plane or of no plane still has.
 async fn vectors(connection: &mut SqliteConnection, table: &Table, samples: &[Record]) -> Result<(u64, u64), PortError> {
     let Some(embedding) = table.embedding else { return Ok((0, 0)) };
-    let mut known: Vec<&Value> = Vec::new();
-    for sample in samples {
-        let value = &sample.values[embedding];
-        if *value != Value::Null && !known.iter().any(|other| identical(other, value)) {
-            known.push(value);
-        }
-    }
+    let known = different(samples, embedding);
     if known.is_empty() {
         return Ok((0, 0));
     }

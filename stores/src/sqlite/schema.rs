@@ -94,7 +94,9 @@ impl Table {
             Err(PortError::Permanent(format!("find {word} column `{wanted}` in table {table}: {why}")))
         };
         let key = find("key", &mapping.key)?;
-        mapping.text.as_deref().map(|text| find("text", text)).transpose()?;
+        for (word, column) in [("text", &mapping.text), ("metadata", &mapping.metadata)] {
+            column.as_deref().map(|column| find(word, column)).transpose()?;
+        }
         let embedding = mapping.embedding.as_deref().map(|column| find("embedding", column)).transpose()?;
         let plane = match (&mapping.plane_column, &mapping.plane) {
             (Some(column), Some(value)) => Some((find("plane", column)?, value)),

@@ -111,11 +111,11 @@ pub(super) fn value(row: &SqliteRow, index: usize) -> Result<Value, PortError> {
     // Of a value that is not null, SQLx names the value's own class and not the column's.
     let class = raw.type_info().name().to_owned();
     match class.as_str() {
-        "INTEGER" => i64::decode(raw).map(Value::Integer).map_err(|error| permanent(&error)),
-        "REAL" => f64::decode(raw).map(Value::Real).map_err(|error| permanent(&error)),
-        "BLOB" => Vec::<u8>::decode(raw).map(Value::Blob).map_err(|error| permanent(&error)),
+        "INTEGER" => <i64 as Decode<Sqlite>>::decode(raw).map(Value::Integer).map_err(|error| permanent(&error)),
+        "REAL" => <f64 as Decode<Sqlite>>::decode(raw).map(Value::Real).map_err(|error| permanent(&error)),
+        "BLOB" => <Vec<u8> as Decode<Sqlite>>::decode(raw).map(Value::Blob).map_err(|error| permanent(&error)),
         _ => {
-            let bytes = Vec::<u8>::decode(raw).map_err(|error| permanent(&error))?;
+            let bytes = <Vec<u8> as Decode<Sqlite>>::decode(raw).map_err(|error| permanent(&error))?;
             String::from_utf8(bytes).map(Value::Text).map_err(|_| PortError::Permanent("its text is not valid UTF-8".into()))
         }
     }

@@ -1,5 +1,6 @@
 //! Values of every class survive the way from a store through an archive's part and back, to the bit.
 
+use chrono::DateTime;
 use lethe_stages::{
     ports::{Archive, KnowledgeStore, PageLimit, PartDraft, PortError},
     record::{ColumnKind, Key, RecordDigest},
@@ -7,7 +8,7 @@ use lethe_stages::{
 
 use super::two_planes;
 use crate::{
-    open_archive, prepare_archive,
+    Archives,
     test_support::{ALL, Fixture, NEIGHBOUR, PLANE},
 };
 
@@ -15,8 +16,9 @@ use crate::{
 async fn travels(store: &dyn KnowledgeStore) -> Vec<ColumnKind> {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}/archive", dir.path().display());
-    let id = prepare_archive(&url, NEIGHBOUR).await.unwrap();
-    let archive = open_archive(&url, id, PLANE).unwrap();
+    let archives = Archives::default();
+    let (url, id) = archives.prepare(&url, NEIGHBOUR).await.unwrap();
+    let archive = archives.open(&url, id, PLANE, DateTime::UNIX_EPOCH).unwrap();
     let columns = store.columns().await.unwrap();
     let records = store.page(None, ALL).await.unwrap();
     assert_eq!(records.len() as u64, store.count().await.unwrap());
@@ -108,7 +110,9 @@ async fn a_part_of_an_earlier_round_is_read_by_its_own_kinds() {
     let store = fixture.open("table=t&key=id", PLANE);
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}", dir.path().display());
-    let archive: std::sync::Arc<dyn Archive> = open_archive(&url, prepare_archive(&url, PLANE).await.unwrap(), PLANE).unwrap();
+    let archives = Archives::default();
+    let (url, id) = archives.prepare(&url, PLANE).await.unwrap();
+    let archive: std::sync::Arc<dyn Archive> = archives.open(&url, id, PLANE, DateTime::UNIX_EPOCH).unwrap();
     let records = store.page(None, ALL).await.unwrap();
     let digests = [records[0].digest(None)];
     let first = store.columns().await.unwrap();

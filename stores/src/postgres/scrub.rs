@@ -1,0 +1,157 @@
+//! Making erased records unreadable: in the table, its indexes and the planner's samples of it.
+//!
+//! The rule: what was done and what was not is said, nothing is implied. Files go only while they hold no record: a partition that is
+//! the plane's alone is detached and dropped, a table that is the plane's alone is truncated, and what planes share is vacuumed.
+//! Every step may be repeated. If we die in it, the server rolls back the step, and everything is done again.
+
+use std::time::Duration;
+
+use lethe_stages::{Permit, ports::PortError};
+use serde_json::{Value as Json, json};
+use sqlx::{AssertSqlSafe, Executor, Row, postgres::PgConnection};
+
+use super::{
+    connect::{READING, WRITING, begin, commit, failed},
+    erase::permitted,
+    fence,
+    schema::Table,
+    sql::{name, statement},
+};
+
+/// How long transactions are waited for that began before the records were erased and may still see them.
+const OLDER_TRANSACTIONS: Duration = Duration::from_secs(20);
+
+/// Removes what is left of erased records.
+pub(super) async fn scrub(connection: &mut PgConnection, table: &Table, permit: &Permit) -> Result<Json, PortError> {
+    let mut not_covered = vec![
+        "copies of the database: backups, replicas, archived WAL".to_owned(),
+        "WAL that is still kept, until the server recycles it".to_owned(),
+    ];
+    if !wait_for_older_transactions(connection).await? {
+        not_covered.push(
+            "records that transactions of other roles still saw: our role may not see those (GRANT pg_read_all_stats)".into(),
+        );
+    }
+    let dropped = drop_partition(connection, table, permit).await?;
+    let truncated = dropped.is_none() && truncate(connection, table, permit).await?;
+    // INDEX_CLEANUP: otherwise entries of few deleted records would stay in the indexes, vectors among them.
+    let vacuum = format!("VACUUM (ANALYZE, INDEX_CLEANUP ON) {}", table.quoted());
+    connection.execute(AssertSqlSafe(vacuum)).await.map_err(failed(format!("vacuum table {}", table.resource())))?;
+    if dropped.is_none() && !truncated {
+        not_covered
+            .push("bytes in the free space of the table's pages, until they are used again or somebody runs VACUUM FULL".into());
+    }
+    let sampled = sampled(connection, table).await?;
+    if sampled > 0 {
+        not_covered.push(format!("the planner's samples of {sampled} column(s): ANALYZE keeps them while the table is empty"));
+    }
+    Ok(json!({"partition_dropped": dropped, "truncated": truncated, "vacuum": true, "not_covered": not_covered}))
+}
+
+/// Waits until every transaction that is open now has ended. Answers whether all of them could be seen.
+async fn wait_for_older_transactions(connection: &mut PgConnection) -> Result<bool, PortError> {
+    let doing = "wait for older transactions";
+    let mut waited = Duration::ZERO;
+    let open = "SELECT pid, xact_start::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)";
+    let seen = "SELECT pg_has_role('pg_read_all_stats', 'USAGE') OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)";
+    let visible: bool = statement(seen).fetch_one(&mut *connection).await.map_err(failed(doing))?.get(0);
+    let transactions = async |connection: &mut PgConnection| -> Result<Vec<(i32, Option<String>)>, PortError> {
+        let rows = statement(open).fetch_all(connection).await.map_err(failed(doing))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    };
+    let first = transactions(&mut *connection).await?;
+    loop {
+        let now = transactions(&mut *connection).await?;
+        let Some((pid, _)) = first.iter().find(|one| now.contains(one)) else { return Ok(visible) };
+        if waited >= OLDER_TRANSACTIONS {
+            return Err(PortError::Transient(format!(
+                "{doing}: server process {pid} has one open that still sees what was erased; it is asked again"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        waited += Duration::from_millis(100);
+    }
+}
+
+const OWN_PARTITION: &str = r"
+SELECT n.nspname::text, c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
+     JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attnum = p.partattrs[0]
+WHERE i.inhparent = $1::oid AND c.relkind = 'r' AND p.partstrat = 'l' AND p.partnatts = 1 AND a.attname = $2
+  AND pg_get_expr(c.relpartbound, c.oid) IN (format('FOR VALUES IN (%L)', $3), format('FOR VALUES IN (%s)', $3))";
+
+/// Detaches and drops the partition that holds the plane's value and no other, if there is one and it is empty.
+async fn drop_partition(connection: &mut PgConnection, table: &Table, permit: &Permit) -> Result<Option<String>, PortError> {
+    let (true, Some(column)) = (table.partitioned, table.plane_column()) else { return Ok(None) };
+    let doing = format!("drop the plane's partition of table {}", table.resource());
+    let mut tx = begin(connection, WRITING).await?;
+    let row = statement(OWN_PARTITION)
+        .bind(table.oid)
+        .bind(column.to_owned())
+        .bind(table.plane_text().to_owned())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed(doing.clone()))?;
+    let Some(row) = row else { return Ok(None) };
+    let partition = format!("{}.{}", name(&row.get::<String, _>(0)), name(&row.get::<String, _>(1)));
+    for lock in [table.quoted(), partition.clone()] {
+        let lock = format!("LOCK TABLE {lock} IN ACCESS EXCLUSIVE MODE");
+        statement(lock).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
+    }
+    permitted(&mut tx, table, permit, &doing).await?;
+    let left = statement(format!("SELECT 1 FROM {partition} LIMIT 1")).fetch_optional(&mut *tx).await;
+    if left.map_err(failed(doing.clone()))?.is_some() {
+        return Ok(None);
+    }
+    for sql in [format!("ALTER TABLE {} DETACH PARTITION {partition}", table.quoted()), format!("DROP TABLE {partition}")] {
+        statement(sql).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
+    }
+    commit(tx, &doing).await?;
+    Ok(Some(partition))
+}
+
+/// Truncates a table that is the plane's alone, if it is empty and nothing refers to it: its files are new ones then.
+async fn truncate(connection: &mut PgConnection, table: &Table, permit: &Permit) -> Result<bool, PortError> {
+    if table.plane.is_some() {
+        return Ok(false);
+    }
+    let doing = format!("truncate table {}", table.resource());
+    let mut tx = begin(connection, WRITING).await?;
+    let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table.quoted());
+    statement(lock).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
+    let row = permitted(&mut tx, table, permit, &doing).await?;
+    let left = statement(format!(
+        "SELECT 1 WHERE EXISTS (SELECT FROM {}) OR EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = $1::oid)",
+        table.quoted()
+    ))
+    .bind(table.oid)
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(failed(doing.clone()))?;
+    if left.is_some() {
+        return Ok(false);
+    }
+    fence::set_mode(&mut tx, table, "erasing", permit.epoch()).await?;
+    statement(format!("TRUNCATE {}", table.quoted())).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
+    fence::set_mode(&mut tx, table, &row.mode, permit.epoch()).await?;
+    commit(tx, &doing).await?;
+    Ok(true)
+}
+
+/// Columns of an empty table of which the planner still keeps samples.
+async fn sampled(connection: &mut PgConnection, table: &Table) -> Result<i64, PortError> {
+    let doing = "look at the planner's samples";
+    let mut tx = begin(connection, READING).await?;
+    let row = statement(format!(
+        "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = $2 AND NOT EXISTS (SELECT FROM {})
+           AND (most_common_vals IS NOT NULL OR histogram_bounds IS NOT NULL OR most_common_elems IS NOT NULL)",
+        table.quoted()
+    ))
+    .bind(table.schema.clone())
+    .bind(table.relation.clone())
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(failed(doing))?;
+    Ok(row.get(0))
+}
