@@ -3,13 +3,13 @@
 use chrono::{DateTime, Utc};
 use lethe_stages::canonical;
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, us},
+    rows::Cells,
+    sql::{Row, statements},
 };
 
 lethe_stages::text_enum! {
@@ -70,11 +70,11 @@ pub struct Usage {
     pub closed_at: Option<DateTime<Utc>>,
 }
 
-fn token(row: &SqliteRow) -> Result<Token, Fault> {
+fn token(row: &Row) -> Result<Token, Fault> {
     let cells = Cells::new(row, "access_tokens", "id");
     Ok(Token {
-        id: cells.parsed("id")?,
-        plane_id: cells.parsed("plane_id")?,
+        id: cells.id("id")?,
+        plane_id: cells.id("plane_id")?,
         prefix: cells.get("prefix")?,
         status: cells.get("status")?,
         issued_at: cells.at("issued_at")?,
@@ -83,11 +83,11 @@ fn token(row: &SqliteRow) -> Result<Token, Fault> {
     })
 }
 
-fn usage(row: &SqliteRow) -> Result<Usage, Fault> {
+fn usage(row: &Row) -> Result<Usage, Fault> {
     let cells = Cells::new(row, "plane_usage", "id");
     Ok(Usage {
-        id: cells.parsed("id")?,
-        plane_id: cells.parsed("plane_id")?,
+        id: cells.id("id")?,
+        plane_id: cells.id("plane_id")?,
         kind: cells.parsed("kind")?,
         holder: cells.get("holder")?,
         opened_at: cells.at("opened_at")?,
@@ -96,98 +96,75 @@ fn usage(row: &SqliteRow) -> Result<Usage, Fault> {
     })
 }
 
+statements! {
+    ISSUE = "issue a token", "INSERT INTO access_tokens (id, plane_id, token_hash, prefix, status, issued_at, expires_at)
+        VALUES ($1, $2, $3, $4, 'active', $5, $6)";
+    BY_SECRET = "read a token", "SELECT * FROM access_tokens WHERE token_hash = $1";
+    TOKEN = "read a token", "SELECT * FROM access_tokens WHERE id = $1";
+    TOKENS = "list tokens", "SELECT * FROM access_tokens WHERE plane_id = $1 ORDER BY issued_at, id";
+    REVOKE = "revoke a token", "UPDATE access_tokens SET status = 'revoked', suspended_by = NULL, revoked_at = $2
+        WHERE id = $1 AND status <> 'revoked'";
+    SUSPEND_ALL = "suspend a plane's tokens", "UPDATE access_tokens SET status = 'suspended', suspended_by = $2
+        WHERE plane_id = $1 AND status = 'active'";
+    RESTORE_ALL = "restore a plane's tokens", "UPDATE access_tokens SET status = 'active', suspended_by = NULL
+        WHERE plane_id = $1 AND suspended_by = $2";
+    REVOKE_ALL = "revoke a plane's tokens", "UPDATE access_tokens SET status = 'revoked', suspended_by = NULL, revoked_at = $2
+        WHERE plane_id = $1 AND status <> 'revoked'";
+    OPEN = "open a usage", "INSERT INTO plane_usage (id, plane_id, kind, holder, opened_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)";
+    REPORTED = "note that usage is reported", "UPDATE planes SET usage_reported = true WHERE id = $1";
+    USAGE = "read a usage", "SELECT * FROM plane_usage WHERE id = $1";
+    CLOSE = "close a usage", "UPDATE plane_usage SET closed_at = $2 WHERE id = $1 AND closed_at IS NULL";
+    USAGES = "list usage", "SELECT * FROM plane_usage WHERE plane_id = $1 AND closed_at IS NULL AND expires_at > $2
+        ORDER BY opened_at, id";
+}
+
 impl Tx {
     /// Issues a token; the only answer that carries its secret.
     pub async fn issue_token(&mut self, plane: Uuid, expires_at: Option<DateTime<Utc>>) -> Result<NewToken, Fault> {
         let id = self.new_id();
         let secret = format!("lethe_{}", hex::encode(self.random::<24>()));
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO access_tokens (id, plane_id, token_hash, prefix, status, issued_at, expires_at) VALUES (?, ?, ?, ?, 'active', ?, ?)",
-        )
-        .bind(id.to_string())
-        .bind(plane.to_string())
-        .bind(canonical::sha256(secret.as_bytes()))
-        .bind(&secret[..10])
-        .bind(at)
-        .bind(expires_at.map(us))
-        .execute(self.connection())
-        .await;
-        one("issue a token", done.map_err(Fault::database("issue a token"))?)?;
+        let at = self.at();
+        let issue = self.sql(&ISSUE).bind(id).bind(plane).bind(canonical::sha256(secret.as_bytes())).bind(&secret[..10]);
+        issue.bind(at).bind(expires_at).one().await?;
         Ok(NewToken { id, secret })
     }
 
     /// The token with this secret.
     pub async fn token_by_secret(&mut self, secret: &str) -> Result<Option<Token>, Fault> {
-        let row = sqlx::query("SELECT * FROM access_tokens WHERE token_hash = ?")
-            .bind(canonical::sha256(secret.as_bytes()))
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read a token"))?;
+        let row = self.sql(&BY_SECRET).bind(canonical::sha256(secret.as_bytes())).optional().await?;
         row.as_ref().map(token).transpose()
     }
 
     /// The token.
     pub async fn token(&mut self, id: Uuid) -> Result<Option<Token>, Fault> {
-        let row = sqlx::query("SELECT * FROM access_tokens WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read a token"))?;
-        row.as_ref().map(token).transpose()
+        self.sql(&TOKEN).bind(id).optional().await?.as_ref().map(token).transpose()
     }
 
     /// The plane's tokens.
     pub async fn tokens(&mut self, plane: Uuid) -> Result<Vec<Token>, Fault> {
-        let rows = sqlx::query("SELECT * FROM access_tokens WHERE plane_id = ? ORDER BY issued_at, id")
-            .bind(plane.to_string())
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("list tokens"))?;
-        rows.iter().map(token).collect()
+        self.sql(&TOKENS).bind(plane).all().await?.iter().map(token).collect()
     }
 
     /// Revokes one token for good.
     pub async fn revoke_token(&mut self, id: Uuid) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query("UPDATE access_tokens SET status = 'revoked', suspended_by = NULL, revoked_at = ? WHERE id = ? AND status <> 'revoked'")
-            .bind(at)
-            .bind(id.to_string())
-            .execute(self.connection())
-            .await;
-        one("revoke a token", done.map_err(Fault::database("revoke a token"))?)
+        let at = self.at();
+        self.sql(&REVOKE).bind(id).bind(at).one().await
     }
 
     /// Suspends the plane's active tokens in the name of an offboarding. Answers how many.
     pub async fn suspend_tokens(&mut self, plane: Uuid, offboarding: Uuid) -> Result<u64, Fault> {
-        let statement =
-            "UPDATE access_tokens SET status = 'suspended', suspended_by = ?2 WHERE plane_id = ?1 AND status = 'active'";
-        self.change_tokens(statement, plane, Some(offboarding)).await
+        self.sql(&SUSPEND_ALL).bind(plane).bind(offboarding).run().await
     }
 
     /// Restores exactly the tokens that this offboarding suspended. Answers how many.
     pub async fn restore_tokens(&mut self, plane: Uuid, offboarding: Uuid) -> Result<u64, Fault> {
-        let statement =
-            "UPDATE access_tokens SET status = 'active', suspended_by = NULL WHERE plane_id = ?1 AND suspended_by = ?2";
-        self.change_tokens(statement, plane, Some(offboarding)).await
+        self.sql(&RESTORE_ALL).bind(plane).bind(offboarding).run().await
     }
 
     /// Revokes every token of the plane for good. Answers how many.
     pub async fn revoke_tokens(&mut self, plane: Uuid) -> Result<u64, Fault> {
-        let statement = "UPDATE access_tokens SET status = 'revoked', suspended_by = NULL, revoked_at = ?3 WHERE plane_id = ?1 AND status <> 'revoked'";
-        self.change_tokens(statement, plane, None).await
-    }
-
-    async fn change_tokens(&mut self, statement: &'static str, plane: Uuid, offboarding: Option<Uuid>) -> Result<u64, Fault> {
-        let at = us(self.at());
-        let done = sqlx::query(statement)
-            .bind(plane.to_string())
-            .bind(offboarding.map(|id| id.to_string()))
-            .bind(at)
-            .execute(self.connection())
-            .await
-            .map_err(Fault::database("change a plane's tokens"))?;
-        Ok(done.rows_affected())
+        let at = self.at();
+        self.sql(&REVOKE_ALL).bind(plane).bind(at).run().await
     }
 
     /// Opens a use of a plane and answers it. From then on the plane's usage counts as reported.
@@ -207,54 +184,26 @@ impl Tx {
             expires_at,
             closed_at: None,
         };
-        let done =
-            sqlx::query("INSERT INTO plane_usage (id, plane_id, kind, holder, opened_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)")
-                .bind(opened.id.to_string())
-                .bind(plane.to_string())
-                .bind(kind.as_str())
-                .bind(holder)
-                .bind(us(opened.opened_at))
-                .bind(us(expires_at))
-                .execute(self.connection())
-                .await;
-        one("open a usage", done.map_err(Fault::database("open a usage"))?)?;
-        let done = sqlx::query("UPDATE planes SET usage_reported = 1 WHERE id = ?").bind(plane.to_string());
-        one(
-            "note that usage is reported",
-            done.execute(self.connection()).await.map_err(Fault::database("note that usage is reported"))?,
-        )?;
+        let open = self.sql(&OPEN).bind(opened.id).bind(plane).bind(kind.as_str()).bind(holder);
+        open.bind(opened.opened_at).bind(expires_at).one().await?;
+        self.sql(&REPORTED).bind(plane).one().await?;
         Ok(opened)
     }
 
     /// The use of this id.
     pub async fn usage(&mut self, id: Uuid) -> Result<Option<Usage>, Fault> {
-        let row = sqlx::query("SELECT * FROM plane_usage WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read a usage"))?;
-        row.as_ref().map(usage).transpose()
+        self.sql(&USAGE).bind(id).optional().await?.as_ref().map(usage).transpose()
     }
 
     /// Closes a use.
     pub async fn close_usage(&mut self, id: Uuid) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done =
-            sqlx::query("UPDATE plane_usage SET closed_at = ? WHERE id = ? AND closed_at IS NULL").bind(at).bind(id.to_string());
-        one("close a usage", done.execute(self.connection()).await.map_err(Fault::database("close a usage"))?)
+        let at = self.at();
+        self.sql(&CLOSE).bind(id).bind(at).one().await
     }
 
     /// Uses of a plane that are neither closed nor expired.
     pub async fn usages(&mut self, plane: Uuid) -> Result<Vec<Usage>, Fault> {
-        let at = us(self.at());
-        let rows = sqlx::query(
-            "SELECT * FROM plane_usage WHERE plane_id = ? AND closed_at IS NULL AND expires_at > ? ORDER BY opened_at, id",
-        )
-        .bind(plane.to_string())
-        .bind(at)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("list usage"))?;
-        rows.iter().map(usage).collect()
+        let at = self.at();
+        self.sql(&USAGES).bind(plane).bind(at).all().await?.iter().map(usage).collect()
     }
 }

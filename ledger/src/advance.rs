@@ -4,15 +4,17 @@
 //! happened if we die in it.
 
 use chrono::{DateTime, Utc};
-use lethe_stages::lifecycle::Wait;
+use lethe_stages::{destruction::DestructionPlan, lifecycle::Wait, manifest::Manifest};
 use uuid::Uuid;
 
 use crate::{
+    archives::Kept,
+    cases::Case,
     db::Tx,
     fault::Fault,
     many::Script,
     planes::Move,
-    queue::{NewRun, Run, Settled, Settlement},
+    queue::{Enqueued, Lease, Run, Settled, Settlement},
 };
 
 /// Changes that belong together and are not written yet.
@@ -22,7 +24,9 @@ pub struct Changes {
     settled: Vec<Settled>,
     waits: Vec<(Wait, Uuid, DateTime<Utc>)>,
     moves: Vec<Move>,
-    enqueued: Vec<NewRun>,
+    kept: Vec<Kept>,
+    plans: Vec<DestructionPlan>,
+    enqueued: Vec<Enqueued>,
 }
 
 impl Changes {
@@ -41,20 +45,41 @@ impl Changes {
         self.moves.push(moved);
     }
 
-    /// Inserts a run. A plane has one open run at a time, so the one before it must be settled here or already.
-    pub fn enqueue(&mut self, new: NewRun) {
-        self.enqueued.push(new);
+    /// Keeps the verified manifest of an offboarding; a later round replaces the earlier.
+    pub fn keep_archive(&mut self, prefix: &str, manifest: &Manifest) -> Result<(), Fault> {
+        self.kept.push(Kept::of(prefix, manifest)?);
+        Ok(())
+    }
+
+    /// Writes the destruction plan that is to be approved.
+    pub fn set_plan(&mut self, plan: &DestructionPlan) {
+        self.plans.push(plan.clone());
+    }
+
+    /// Inserts the run of a case that followed another. A plane has one open run at a time, so the one before it must be settled here
+    /// or already.
+    pub fn enqueue(&mut self, next: &Case) {
+        self.enqueued.push(Enqueued::of(&next.run, next.facts.at, None));
+    }
+
+    /// Inserts it leased, at the epoch to which its plane is thereby raised.
+    pub fn hand_on(&mut self, next: &Case, epoch: i64, lease: &Lease) {
+        self.enqueued.push(Enqueued::of(&next.run, next.facts.at, Some((epoch, lease.clone()))));
     }
 }
 
 impl Tx {
-    /// Writes the changes.
+    /// Writes the changes, and the trail with them.
     pub async fn write(&mut self, changes: Changes) -> Result<(), Fault> {
         let mut script = Script::default();
+        let written = self.trail_all(&mut script);
         self.settle_all(changes.settled, &mut script);
         self.start_waits(changes.waits, &mut script);
         self.move_all(changes.moves, &mut script);
+        self.keep_archives(changes.kept, &mut script);
+        self.set_plans(changes.plans, &mut script);
         self.enqueue_all(changes.enqueued, &mut script);
-        self.run(script).await
+        self.run(script).await?;
+        self.count(written).await
     }
 }

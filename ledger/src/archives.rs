@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use lethe_stages::manifest::Manifest;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, to_json, us},
+    many::{Many, Script},
+    rows::{Cells, to_json},
+    sql::{Document, Row, statements},
 };
 
 /// A verified archive.
@@ -32,7 +33,7 @@ pub struct ArchiveRow {
     pub purged_at: Option<DateTime<Utc>>,
 }
 
-fn archive(row: &SqliteRow) -> Result<ArchiveRow, Fault> {
+fn archive(row: &Row) -> Result<ArchiveRow, Fault> {
     let cells = Cells::new(row, "archives", "offboarding_id");
     Ok(ArchiveRow {
         prefix: cells.get("prefix")?,
@@ -46,37 +47,60 @@ fn archive(row: &SqliteRow) -> Result<ArchiveRow, Fault> {
     })
 }
 
+/// A verified manifest as it is written.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    offboarding_id: Uuid,
+    prefix: String,
+    manifest: String,
+    sha256: String,
+    rows: u64,
+    bytes: u64,
+    parts: u64,
+}
+
+impl Kept {
+    pub(crate) fn of(prefix: &str, manifest: &Manifest) -> Result<Self, Fault> {
+        Ok(Self {
+            offboarding_id: manifest.offboarding_id,
+            prefix: prefix.to_owned(),
+            manifest: to_json(manifest),
+            sha256: lethe_stages::canonical::digest(manifest)?,
+            rows: manifest.rows(),
+            bytes: manifest.bytes(),
+            parts: manifest.parts(),
+        })
+    }
+}
+
+static KEEP: Many = Many {
+    doing: "keep a manifest",
+    before: "INSERT INTO archives (offboarding_id, prefix, manifest, manifest_sha256, rows, bytes, parts, verified_at)",
+    after: "ON CONFLICT (offboarding_id) DO UPDATE SET prefix = excluded.prefix, manifest = excluded.manifest,
+        manifest_sha256 = excluded.manifest_sha256, rows = excluded.rows, bytes = excluded.bytes, parts = excluded.parts,
+        verified_at = excluded.verified_at",
+    types: &["uuid", "text", "json", "text", "bigint", "bigint", "bigint", "timestamptz"],
+};
+
+/// Every batch of this module.
+#[cfg(feature = "testing")]
+pub(crate) static BATCHES: &[&Many] = &[&KEEP];
+
+statements! {
+    ARCHIVE = "read an archive", "SELECT * FROM archives WHERE offboarding_id = $1";
+}
+
 impl Tx {
-    /// Keeps a verified manifest; a later round replaces the earlier.
-    pub async fn keep_archive(&mut self, prefix: &str, manifest: &Manifest) -> Result<(), Fault> {
-        let sha256 = lethe_stages::canonical::digest(manifest)?;
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO archives (offboarding_id, prefix, manifest, manifest_sha256, rows, bytes, parts, verified_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (offboarding_id) DO UPDATE SET prefix = ?2, manifest = ?3, manifest_sha256 = ?4,
-                rows = ?5, bytes = ?6, parts = ?7, verified_at = ?8",
-        )
-        .bind(manifest.offboarding_id.to_string())
-        .bind(prefix)
-        .bind(to_json(manifest))
-        .bind(sha256)
-        .bind(manifest.rows() as i64)
-        .bind(manifest.bytes() as i64)
-        .bind(manifest.parts() as i64)
-        .bind(at)
-        .execute(self.connection())
-        .await;
-        one("keep a manifest", done.map_err(Fault::database("keep a manifest"))?)
+    pub(crate) fn keep_archives(&self, kept: Vec<Kept>, script: &mut Script) {
+        let at = self.at();
+        script.add(&KEEP, kept, move |query, kept: Kept| {
+            let query = query.bind(kept.offboarding_id).bind(kept.prefix).bind(Document(kept.manifest)).bind(kept.sha256);
+            query.bind(kept.rows as i64).bind(kept.bytes as i64).bind(kept.parts as i64).bind(at)
+        });
     }
 
     /// The archive of an offboarding, if it was verified.
     pub async fn archive(&mut self, offboarding: Uuid) -> Result<Option<ArchiveRow>, Fault> {
-        let row = sqlx::query("SELECT * FROM archives WHERE offboarding_id = ?")
-            .bind(offboarding.to_string())
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read an archive"))?;
-        row.as_ref().map(archive).transpose()
+        self.sql(&ARCHIVE).bind(offboarding).optional().await?.as_ref().map(archive).transpose()
     }
 }

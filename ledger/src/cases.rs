@@ -1,11 +1,13 @@
 //! A case: a run with everything that decides about it, read in one statement inside the transaction that decides.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use lethe_stages::{Facts, PLAN_VERSION, UsageKnown, manifest::Manifest, permit::ApprovalFacts};
+use lethe_stages::{
+    Facts, LifecycleState, PLAN_VERSION, Step, UsageKnown, destruction::DestructionPlan, lifecycle::Wait, manifest::Manifest,
+    permit::ApprovalFacts,
+};
 use serde_json::Value as Json;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
@@ -13,8 +15,9 @@ use crate::{
     fault::Fault,
     offboardings::{self, Offboarding},
     planes::{self, Binding, Plane},
-    queue::{self, Run},
-    rows::{Cells, to_json, us},
+    queue::{self, Lease, NewRun, Run},
+    rows::{Cells, to_json},
+    sql::{Row, statements},
     trail::Chain,
 };
 
@@ -74,9 +77,103 @@ impl Case {
     }
 }
 
-// CROSS JOIN keeps the order: the run's index decides what is read, the rest is looked up by key.
+impl Case {
+    /// The run is leased at an epoch to which its plane is raised; an approval that releases it is consumed.
+    pub fn leased(&mut self, epoch: i64, lease: &Lease) {
+        self.run.leased(epoch, lease, self.facts.at);
+        self.plane.epoch = epoch;
+        if let Some(approval) = self.facts.approval.as_mut().filter(|_| self.run.step == Step::Purge) {
+            approval.consumed = true;
+        }
+    }
+
+    /// The case of the run that follows this one, as the ledger will read it once this transaction's changes are written: what they are
+    /// is said by [`Self::moved`], [`Self::waits`] and [`Self::archived`].
+    pub fn follow(&self, tx: &Tx, step: Step, due_at: DateTime<Utc>) -> Self {
+        let Run { offboarding_id, plane_id, tenant_id, .. } = self.run;
+        let new = NewRun { offboarding_id, plane_id, tenant_id, step, due_at };
+        Self { run: Run::new(tx.new_id(), &new, tx.at()), ..self.clone() }
+    }
+
+    /// The plane moves.
+    pub fn moved(mut self, to: LifecycleState) -> Self {
+        self.plane.state = to;
+        self.plane.draining = to != LifecycleState::Active;
+        self.facts.state = to;
+        self
+    }
+
+    /// A wait starts.
+    pub fn waits(mut self, wait: Wait, until: DateTime<Utc>) -> Self {
+        match wait {
+            Wait::None => {}
+            Wait::Grace => {
+                self.offboarding.grace_until = Some(until);
+                self.facts.grace_until = Some(until);
+            }
+            Wait::ArchiveDelay => self.offboarding.archive_after = Some(until),
+            Wait::Retention => {
+                self.offboarding.retention_until = Some(until);
+                self.facts.retention_until = Some(until);
+            }
+        }
+        self
+    }
+
+    /// Its access tokens are revoked.
+    pub fn revoked(mut self) -> Self {
+        self.facts.tokens = 0;
+        self
+    }
+
+    /// Another round of exports begins.
+    pub fn again(mut self) -> Self {
+        self.offboarding.round += 1;
+        self
+    }
+
+    /// There is a destruction plan to approve.
+    pub fn planned(mut self, plan: DestructionPlan) -> Self {
+        let digest = plan.digest();
+        self.facts.plan_digest = Some(digest.clone());
+        self.facts.plan_manifest_sha256 = Some(plan.manifest_sha256.clone());
+        self.facts.denied = false;
+        self.offboarding.plan = Some(plan);
+        self.offboarding.plan_digest = Some(digest);
+        self
+    }
+
+    /// A verified manifest is kept.
+    pub fn archived(mut self, prefix: &str, manifest: &Manifest) -> Result<Self, Fault> {
+        self.facts.manifest_sha256 = Some(lethe_stages::canonical::digest(manifest)?);
+        let bindings = self.bound.bindings.clone();
+        self.bound = Arc::new(BoundText { bindings, prefix: Some(prefix.to_owned()), manifest: Some(to_json(manifest)) });
+        Ok(self)
+    }
+}
+
+// What others may change while a run is leased: `$1` is the instant.
+macro_rules! changing {
+    ($holds:literal) => {
+        concat!(
+            "t.status AS tenant_status,
+    (SELECT w.clock_suspect_since IS NOT NULL FROM witness w) AS clock_suspect,
+    (SELECT w.behind_since IS NOT NULL FROM witness w) AS ledger_behind,
+    (SELECT ",
+            $holds,
+            " FROM holds h WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id)) AS holds,
+    (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > $1 AND u.kind = 'run') AS runs_used,
+    (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > $1 AND u.kind = 'query') AS queries_used,
+    (SELECT max(u.expires_at) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > $1) AS usage_until,
+    (SELECT count(*) FROM access_tokens k WHERE k.plane_id = p.id AND k.status <> 'revoked') AS tokens,
+    c.head, c.next_sequence, EXISTS (SELECT 1 FROM pauses) AS paused"
+        )
+    };
+}
+
+// The columns of a case, with what is said differently: a list of holds, the plane's bindings, how its chain is named.
 macro_rules! select_cases {
-    ($where:expr) => {
+    ($holds:literal, $bindings:literal, $chain:literal, $join:literal, $where:expr) => {
         concat!(
             "SELECT r.*,
     p.id AS p_id, p.tenant_id AS p_tenant_id, p.name AS p_name, p.state AS p_state, p.epoch AS p_epoch, p.draining AS p_draining,
@@ -89,24 +186,16 @@ macro_rules! select_cases {
     o.requested_at AS o_requested_at, o.received_at AS o_received_at, o.legal_due_at AS o_legal_due_at, o.grace_until AS o_grace_until,
     o.archive_after AS o_archive_after, o.retention_until AS o_retention_until, o.round AS o_round, o.salt AS o_salt, o.plan AS o_plan,
     o.plan_digest AS o_plan_digest, o.closed_at AS o_closed_at,
-    t.status AS tenant_status,
-    (SELECT w.clock_suspect_since IS NOT NULL FROM witness w) AS clock_suspect,
-    (SELECT w.behind_since IS NOT NULL FROM witness w) AS ledger_behind,
-    (SELECT json_group_array(h.id) FROM holds h WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id)) AS holds,
-    (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'run') AS runs_used,
-    (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1 AND u.kind = 'query') AS queries_used,
-    (SELECT max(u.expires_at) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > ?1) AS usage_until,
-    (SELECT count(*) FROM access_tokens k WHERE k.plane_id = p.id AND k.status <> 'revoked') AS tokens,
-    c.head, c.next_sequence, EXISTS (SELECT 1 FROM pauses) AS paused,
-    (SELECT json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
-        'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping))
+    ",
+            changing!($holds),
+            ",
+    (SELECT ", $bindings, "
      FROM (SELECT b.*, s.name, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = p.id ORDER BY b.position) b
     ) AS bindings,
     a.prefix, a.manifest, a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
     EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest) AS denied
-FROM stage_runs r CROSS JOIN planes p ON p.id = r.plane_id CROSS JOIN offboardings o ON o.id = r.offboarding_id
-    CROSS JOIN tenants t ON t.id = r.tenant_id
-    LEFT JOIN chains c ON c.chain = 'plane:' || p.id
+FROM stage_runs r ", $join, " planes p ON p.id = r.plane_id ", $join, " offboardings o ON o.id = r.offboarding_id ", $join, " tenants t ON t.id = r.tenant_id
+    LEFT JOIN chains c ON c.chain = 'plane:' || p.id", $chain, "
     LEFT JOIN archives a ON a.offboarding_id = o.id
     LEFT JOIN approvals y ON y.offboarding_id = o.id AND y.status IN ('granted', 'consumed')
 WHERE ",
@@ -115,19 +204,82 @@ WHERE ",
     };
 }
 
-macro_rules! due {
-    () => {
-        "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 ORDER BY r.due_at LIMIT ?3"
+// CROSS JOIN keeps the order: the run's index decides what is read, the rest is looked up by key.
+macro_rules! sqlite {
+    ($where:expr) => {
+        select_cases!(
+            "json_group_array(h.id)",
+            "json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
+                'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping))",
+            "",
+            "CROSS JOIN",
+            $where
+        )
     };
 }
 
-macro_rules! named {
-    () => {
-        "r.id IN (SELECT value FROM json_each(?2))"
+macro_rules! postgres {
+    ($where:expr) => {
+        select_cases!(
+            "coalesce(json_agg(h.id), '[]')",
+            "coalesce(json_agg(json_build_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
+                'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping)), '[]')",
+            "::text",
+            "JOIN",
+            $where
+        )
     };
 }
 
-fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
+// The same for runs that are leased, without what only their holder changes.
+macro_rules! refresh {
+    ($holds:literal, $chain:literal, $join:literal, $named:literal) => {
+        concat!(
+            "SELECT r.id, r.epoch, r.lease_owner, p.epoch AS plane_epoch, p.usage_reported, ",
+            changing!($holds),
+            " FROM stage_runs r ",
+            $join,
+            " planes p ON p.id = r.plane_id ",
+            $join,
+            " tenants t ON t.id = r.tenant_id
+    LEFT JOIN chains c ON c.chain = 'plane:' || p.id",
+            $chain,
+            " WHERE r.status = 'running' AND ",
+            $named
+        )
+    };
+}
+
+// The casts: SQLite plans a statement with a bare `LIMIT $3` anew each time a value is bound.
+// On PostgreSQL what is due is found and locked first (see `locks`), and read then.
+statements! {
+    DUE = "read due runs",
+        sqlite!("r.status = 'queued' AND r.due_at <= $1 AND o.plan_version <= $2 ORDER BY r.due_at LIMIT CAST($3 AS INTEGER)"),
+        "SELECT 1 WHERE false";
+    DUE_OF = "read due runs",
+        sqlite!("r.status = 'queued' AND r.due_at <= $1 AND o.plan_version <= $2 AND r.plane_id = $4 ORDER BY r.due_at LIMIT CAST($3 AS INTEGER)"),
+        "SELECT 1 WHERE false";
+    NAMED = "read runs", sqlite!("r.id IN (SELECT value FROM json_each($2))"), postgres!("r.id = ANY($2) ORDER BY r.due_at");
+    REFRESH = "read runs",
+        refresh!("json_group_array(h.id)", "", "CROSS JOIN", "r.id IN (SELECT value FROM json_each($2))"),
+        refresh!("coalesce(json_agg(h.id), '[]')", "::text", "JOIN", "r.id = ANY($2)");
+}
+
+/// Reads what [`changing!`] selects.
+fn changing(facts: &mut Facts, cells: &Cells<'_>, usage_reported: bool) -> Result<(), Fault> {
+    facts.tenant_status = cells.get("tenant_status")?;
+    facts.clock_suspect = cells.get("clock_suspect")?;
+    facts.ledger_behind = cells.get("ledger_behind")?;
+    facts.holds = cells.json("holds")?.unwrap_or_default();
+    facts.runs_in_flight = cells.get::<i64>("runs_used")? as u64;
+    facts.queries_in_flight = cells.get::<i64>("queries_used")? as u64;
+    facts.usage_until = cells.maybe_at("usage_until")?;
+    facts.usage_known = if usage_reported { UsageKnown::Reported } else { UsageKnown::None };
+    facts.tokens = cells.get::<i64>("tokens")? as u64;
+    Ok(())
+}
+
+fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
     let run = queue::run_row(row)?;
     let plane = planes::plane(&Cells::prefixed(row, "planes", "p_", "id"))?;
     let offboarding = offboardings::offboarding(&Cells::prefixed(row, "offboardings", "o_", "id"))?;
@@ -136,7 +288,7 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
     let approval_status: Option<String> = approval.get("status")?;
     let standing = match approval_status.as_deref() {
         Some("granted" | "consumed") => Some(ApprovalFacts {
-            id: approval.parsed("id")?,
+            id: approval.id("id")?,
             plan_digest: approval.get("plan_digest")?,
             expires_at: approval.at("expires_at")?,
             consumed: approval_status.as_deref() == Some("consumed"),
@@ -144,10 +296,10 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         _ => None,
     };
     let terms = &offboarding.terms;
-    let facts = Facts {
+    let mut facts = Facts {
         at,
         tenant_id: plane.tenant_id,
-        tenant_status: cells.get("tenant_status")?,
+        tenant_status: String::new(),
         plane_id: plane.id,
         state: plane.state,
         offboarding_id: offboarding.id,
@@ -158,13 +310,13 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
         // Break-glass has its place here and comes with the policies.
         grace_skipped: false,
         retention_until: offboarding.retention_until,
-        holds: cells.json("holds")?.unwrap_or_default(),
-        runs_in_flight: cells.get::<i64>("runs_used")? as u64,
-        queries_in_flight: cells.get::<i64>("queries_used")? as u64,
-        usage_until: cells.maybe_at("usage_until")?,
-        usage_known: if plane.usage_reported { UsageKnown::Reported } else { UsageKnown::None },
+        holds: Vec::new(),
+        runs_in_flight: 0,
+        queries_in_flight: 0,
+        usage_until: None,
+        usage_known: UsageKnown::None,
         usage_unknown_accepted: terms.usage_unknown_accepted,
-        tokens: cells.get::<i64>("tokens")? as u64,
+        tokens: 0,
         manifest_sha256: cells.get("manifest_sha256")?,
         plan_digest: offboarding.plan.as_ref().map(|plan| plan.digest()),
         // A plan that is not the one its row was given a digest for names no manifest.
@@ -175,52 +327,94 @@ fn case(row: &SqliteRow, at: DateTime<Utc>) -> Result<Case, Fault> {
             .map(|plan| plan.manifest_sha256.clone()),
         approval: standing,
         denied: cells.get("denied")?,
-        clock_suspect: cells.get("clock_suspect")?,
-        ledger_behind: cells.get("ledger_behind")?,
+        clock_suspect: false,
+        ledger_behind: false,
         // One run of a plane at a time: while a restore is open, no other step is.
         restore_pending: false,
     };
-    let bound = BoundText { bindings: cells.get("bindings")?, prefix: cells.get("prefix")?, manifest: cells.get("manifest")? };
+    changing(&mut facts, &cells, plane.usage_reported)?;
+    let bound = BoundText {
+        bindings: cells.json_text("bindings")?.unwrap_or_default(),
+        prefix: cells.get("prefix")?,
+        manifest: cells.json_text("manifest")?,
+    };
     Ok(Case { run, plane, offboarding, facts, paused: cells.get("paused")?, bound: Arc::new(bound) })
 }
 
 impl Tx {
     /// Up to `limit` runs that are due, the longest waiting first; of one plane, if given. Never one whose plan this program does not know.
     pub async fn due_cases(&mut self, limit: usize, plane: Option<Uuid>) -> Result<Vec<Case>, Fault> {
-        let at = self.at();
-        let query = match plane {
-            None => sqlx::query(select_cases!(due!())),
-            Some(_) => sqlx::query(select_cases!(
-                "r.status = 'queued' AND r.due_at <= ?1 AND o.plan_version <= ?2 AND r.plane_id = ?4 ORDER BY r.due_at LIMIT ?3"
-            )),
-        };
-        let query = query.bind(us(at)).bind(PLAN_VERSION).bind(limit as i64);
-        let query = if let Some(plane) = plane { query.bind(plane.to_string()) } else { query };
-        let rows = query.fetch_all(self.connection()).await.map_err(Fault::database("read due runs"))?;
+        if self.locks() {
+            let runs = self.lock_due(limit, plane).await?;
+            return if runs.is_empty() { Ok(Vec::new()) } else { self.read_cases(&runs).await };
+        }
+        let (at, limit) = (self.at(), limit as i64);
+        let due = self.sql(if plane.is_some() { &DUE_OF } else { &DUE }).bind(at).bind(PLAN_VERSION).bind(limit);
+        let rows = if let Some(plane) = plane { due.bind(plane).all().await? } else { due.all().await? };
         rows.iter().map(|row| self.case(row)).collect()
     }
 
-    /// The cases of these runs, whatever their status, in no order.
+    /// The cases of these runs, whatever their status, in no order. Where this transaction writes, they are nobody else's until it ends.
     pub async fn cases(&mut self, runs: &[Uuid]) -> Result<Vec<Case>, Fault> {
-        let rows = sqlx::query(select_cases!(named!()))
-            .bind(us(self.at()))
-            .bind(to_json(&runs))
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("read runs"))?;
+        if self.locks() {
+            self.lock_runs(runs).await?;
+        }
+        self.read_cases(runs).await
+    }
+
+    async fn read_cases(&mut self, runs: &[Uuid]) -> Result<Vec<Case>, Fault> {
+        let at = self.at();
+        let rows = self.sql(&NAMED).bind(at).bind(runs).all().await?;
         rows.iter().map(|row| self.case(row)).collect()
     }
 
-    fn case(&mut self, row: &SqliteRow) -> Result<Case, Fault> {
+    /// The cases of leased runs as they are now, in no order, without those of runs that are not leased any more. What is written only
+    /// by who holds the lease at the plane's epoch is taken from the cases as they were claimed and not read again: the plane, the terms,
+    /// what is bound. So a case whose epoch has passed tells no more than that.
+    pub async fn refresh(&mut self, claimed: impl Iterator<Item = &Case>) -> Result<Vec<Case>, Fault> {
+        let mut claimed: HashMap<Uuid, &Case> = claimed.map(|case| (case.run.id, case)).collect();
+        let runs = Vec::from_iter(claimed.keys().copied());
+        if self.locks() {
+            self.lock_runs(&runs).await?;
+        }
+        let at = self.at();
+        let rows = self.sql(&REFRESH).bind(at).bind(runs.as_slice()).all().await?;
+        let mut cases = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let cells = Cells::new(row, "stage_runs", "id");
+            let Some(case) = claimed.remove(&cells.id("id")?) else { continue };
+            let mut case = case.clone();
+            case.run.epoch = cells.get("epoch")?;
+            case.run.lease_owner = cells.get("lease_owner")?;
+            case.plane.epoch = cells.get("plane_epoch")?;
+            case.plane.usage_reported = cells.get("usage_reported")?;
+            case.paused = cells.get("paused")?;
+            case.facts.at = at;
+            changing(&mut case.facts, &cells, case.plane.usage_reported)?;
+            self.note_head(case.plane.id, &cells)?;
+            cases.push(case);
+        }
+        Ok(cases)
+    }
+
+    /// Where chains are locked, their heads were read with the lock.
+    fn note_head(&mut self, plane: Uuid, cells: &Cells<'_>) -> Result<(), Fault> {
+        if !self.locks() {
+            let head = cells.get::<Option<String>>("head")?.zip(cells.get::<Option<i64>>("next_sequence")?);
+            self.unwritten.note(Chain::Plane(plane), head);
+        }
+        Ok(())
+    }
+
+    fn case(&mut self, row: &Row) -> Result<Case, Fault> {
         let case = case(row, self.at())?;
-        let cells = Cells::new(row, "chains", "id");
-        let head = cells.get::<Option<String>>("head")?.zip(cells.get::<Option<i64>>("next_sequence")?);
-        self.unwritten.note(Chain::Plane(case.plane.id), head);
+        self.note_head(case.plane.id, &Cells::new(row, "chains", "id"))?;
         Ok(case)
     }
 
     /// The case of the plane's unfinished run.
     pub async fn open_case(&mut self, plane: Uuid) -> Result<Option<Case>, Fault> {
+        self.lock_planes(&[plane]).await?;
         match self.open_run(plane).await? {
             Some(run) => Ok(self.cases(&[run.id]).await?.pop()),
             None => Ok(None),
@@ -233,10 +427,10 @@ impl Tx {
     /// How the database reads what is due, and the runs that are recorded: one line per table.
     pub async fn query_plans(&mut self) -> Result<[Vec<String>; 2], Fault> {
         let mut plans = [Vec::new(), Vec::new()];
-        let statements =
-            [concat!("EXPLAIN QUERY PLAN ", select_cases!(due!())), concat!("EXPLAIN QUERY PLAN ", select_cases!(named!()))];
-        for (plan, statement) in plans.iter_mut().zip(statements) {
-            let rows = sqlx::query(statement).fetch_all(self.connection()).await.map_err(Fault::database("explain a query"))?;
+        let crate::sql::Inner::Sqlite(tx) = &mut self.inner else { return Ok(plans) };
+        for (plan, statement) in plans.iter_mut().zip([&DUE, &REFRESH]) {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", statement.sqlite));
+            let rows = sqlx::query(explain).fetch_all(&mut **tx).await.map_err(Fault::database("explain a query"))?;
             *plan = rows.iter().map(|row| sqlx::Row::get(row, "detail")).collect();
         }
         Ok(plans)

@@ -1,35 +1,38 @@
 //! The database: opening it, and the one way to a transaction.
 //!
-//! The rule: [`Ledger::transact`] begins, reads the instant, lets the caller decide and write, and commits. SQLite is used with a single
-//! writer connection (`BEGIN IMMEDIATE`), WAL, and synchronous=FULL: a committed transaction survives power loss.
+//! The rule: [`Ledger::transact`] begins, reads the instant, lets the caller decide and write, and commits.
+//!
+//! On SQLite the instant is the injected clock's, read once the write lock is held. On PostgreSQL it is the server's, read once when the
+//! transaction begins, and moved on to that of what the transaction then finds locked chains to hold, so that no entry of a chain is dated
+//! before the one before it. Programs built with the `testing` feature may inject a clock there too.
+//!
+//! If we die before the commit, nothing happened. A connection that is cut during the commit leaves it open whether it happened
+//! ([`Fault::OutcomeUnknown`]): who repeats the same work finds out, by epoch or by key.
 
 use std::{
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
-    time::Duration,
 };
 
-use chrono::{DateTime, Utc};
-use sqlx::{
-    Sqlite, SqliteConnection, SqlitePool, Transaction,
-    migrate::{Migrate, MigrateError, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
     fault::Fault,
-    rows,
+    postgres::PostgresLedger,
+    rows::{self, Cells},
     source::{Clock, Entropy, SinceBoot},
+    sql::{Inner, statements},
+    sqlite::SqliteLedger,
     trail::Unwritten,
 };
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+/// The role under which the program works on PostgreSQL, unless `lethe migrate` is given another.
+pub const APP_ROLE: &str = "lethe_app";
 
 /// How to open a ledger.
 pub struct OpenOptions {
-    /// `sqlite:PATH`.
+    /// `sqlite:PATH` or `postgres://…`.
     pub url: String,
     /// Where instants come from.
     pub clock: Arc<dyn Clock>,
@@ -37,16 +40,21 @@ pub struct OpenOptions {
     pub entropy: Arc<dyn Entropy>,
 }
 
+#[derive(Clone)]
+enum Database {
+    Sqlite(SqliteLedger),
+    Postgres(PostgresLedger),
+}
+
 /// The ledger.
 #[derive(Clone)]
 pub struct Ledger {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    database: Database,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    path: PathBuf,
     id: Uuid,
     insecure_demo: bool,
+    tenant_in_flight_max: i64,
 }
 
 /// What a transaction answered, after it was committed. Nothing else can make one, so who holds it knows that it happened.
@@ -67,17 +75,47 @@ impl<T> Committed<T> {
 
 /// An open transaction: reads and writes, an instant, and no commit.
 pub struct Tx {
-    inner: Transaction<'static, Sqlite>,
+    pub(crate) inner: Inner,
+    pub(crate) writes: bool,
+    pub(crate) tenant_in_flight_max: i64,
     at: DateTime<Utc>,
+    skew: TimeDelta,
+    due: Option<DateTime<Utc>>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pub(crate) unwritten: Unwritten,
+}
+
+statements! {
+    LEDGER = "read the ledger's identity", "SELECT id, insecure_demo FROM ledger";
+    NAME_LEDGER = "name the ledger",
+        "INSERT INTO ledger (\"only\", id, created_at, insecure_demo) VALUES (1, $1, $2, $3) ON CONFLICT (\"only\") DO NOTHING";
+    // The one place where a database is asked for the time.
+    SERVER_TIME = "read the server's clock", "SELECT NULL AS at", "SELECT now() AS at";
+    SAVEPOINT = "set a savepoint", "SAVEPOINT decided";
+    UNDO = "undo to a savepoint", "ROLLBACK TO SAVEPOINT decided";
+    HINT = "say that something is due", "SELECT $1", "SELECT pg_notify('lethe_due', $1)";
 }
 
 impl Tx {
     /// The instant of everything in this transaction.
     pub fn at(&self) -> DateTime<Utc> {
         self.at
+    }
+
+    /// What was committed before, under the same locks, was not later.
+    pub(crate) fn not_before(&mut self, at: DateTime<Utc>) {
+        self.at = self.at.max(at);
+    }
+
+    /// How far the database's clock is ahead of this machine's.
+    pub(crate) fn skew(&self) -> TimeDelta {
+        self.skew
+    }
+
+    /// A run is due at an instant: idle workers are told when this is committed.
+    pub(crate) fn is_due(&mut self, at: DateTime<Utc>) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// How long the machine has been running.
@@ -102,19 +140,23 @@ impl Tx {
     /// Marks a place to which the transaction can be undone.
     pub async fn savepoint(&mut self) -> Result<(), Fault> {
         self.write_trail().await?;
-        sqlx::query("SAVEPOINT decided").execute(self.connection()).await.map_err(Fault::database("set a savepoint"))?;
-        Ok(())
+        self.sql(&SAVEPOINT).run().await.map(drop)
     }
 
-    /// Undoes everything since [`Self::savepoint`]; the transaction goes on.
+    /// Undoes everything since [`Self::savepoint`]; the transaction goes on. What was locked since is free again.
     pub async fn undo_to_savepoint(&mut self) -> Result<(), Fault> {
         self.unwritten = Unwritten::default();
-        sqlx::query("ROLLBACK TO decided").execute(self.connection()).await.map_err(Fault::database("undo to a savepoint"))?;
-        Ok(())
+        self.due = None;
+        self.sql(&UNDO).run().await.map(drop)
     }
 
-    pub(crate) fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.inner
+    async fn identity(&mut self) -> Result<Option<(Uuid, bool)>, Fault> {
+        let row = self.sql(&LEDGER).optional().await?;
+        row.map(|row| {
+            let cells = Cells::new(&row, "ledger", "id");
+            Ok((cells.id("id")?, cells.get("insecure_demo")?))
+        })
+        .transpose()
     }
 }
 
@@ -124,51 +166,61 @@ impl Ledger {
     /// # Errors
     /// [`Fault::NotMigrated`], [`Fault::Newer`], [`Fault::Url`] or what the database says.
     pub async fn open(options: OpenOptions) -> Result<Self, Fault> {
-        let path = sqlite_path(&options.url)?;
-        if !path.exists() {
-            return Err(Fault::NotMigrated { url: options.url });
-        }
-        let writer = pool(&path, 1, false).await?;
-        let ready = check_version(&writer, &options.url).await;
-        let meta = match ready {
-            Ok(()) => meta(&writer).await?,
-            Err(fault) => return Err(fault),
-        };
-        let Some((id, insecure_demo)) = meta else { return Err(Fault::NotMigrated { url: options.url }) };
-        let readers = pool(&path, 4, true).await?;
-        Ok(Self { writer, readers, clock: options.clock, entropy: options.entropy, path, id, insecure_demo })
+        let database = Self::connect(&options.url).await?;
+        let mut ledger = Self::over(database, &options);
+        let identity = ledger.read(async |tx: &mut Tx| tx.identity().await).await?;
+        let Some((id, insecure_demo)) = identity else { return Err(Fault::NotMigrated { url: redacted(&options.url) }) };
+        (ledger.id, ledger.insecure_demo) = (id, insecure_demo);
+        Ok(ledger)
     }
 
-    /// Creates the ledger or brings it to this version, then opens it. `insecure_demo` is set at creation only.
+    /// Creates the ledger or brings it to this version, then opens it. `insecure_demo` is set at creation only. The application's role is
+    /// [`APP_ROLE`].
     ///
     /// # Errors
     /// As [`Self::open`], and [`Fault::Migrate`].
     pub async fn migrate(options: OpenOptions, insecure_demo: bool) -> Result<Self, Fault> {
-        let path = sqlite_path(&options.url)?;
-        if let Some(parent) = path.parent() {
-            let made = std::fs::create_dir_all(parent);
-            made.map_err(|error| Fault::Url {
-                url: options.url.clone(),
-                message: format!("create {}: {error}", parent.display()),
-            })?;
+        Self::migrate_for(options, insecure_demo, APP_ROLE).await
+    }
+
+    /// The same, for an application's role of another name: on PostgreSQL its rights are set to what the program needs and no more, if
+    /// there is such a role.
+    pub async fn migrate_for(options: OpenOptions, insecure_demo: bool, app_role: &str) -> Result<Self, Fault> {
+        if is_postgres(&options.url) {
+            PostgresLedger::migrate(&options.url, app_role).await?;
+        } else {
+            sqlite_only(&options.url)?;
+            SqliteLedger::migrate(&options.url).await?;
         }
-        let writer = pool(&path, 1, false).await?;
-        match MIGRATIONS.run(&writer).await {
-            Ok(()) => {}
-            Err(MigrateError::VersionMissing(version)) => return Err(Fault::Newer { url: options.url, version }),
-            Err(error) => return Err(Fault::Migrate(error)),
-        }
+        let ledger = Self::over(Self::connect(&options.url).await?, &options);
         let mut id = [0; 16];
         options.entropy.fill(&mut id);
-        sqlx::query("INSERT INTO ledger (only, id, created_at, insecure_demo) VALUES (1, ?, ?, ?) ON CONFLICT (only) DO NOTHING")
-            .bind(uuid::Builder::from_random_bytes(id).into_uuid().to_string())
-            .bind(rows::us(options.clock.now()))
-            .bind(insecure_demo)
-            .execute(&writer)
-            .await
-            .map_err(Fault::database("name the ledger"))?;
-        writer.close().await;
+        let id = uuid::Builder::from_random_bytes(id).into_uuid();
+        let named = ledger.transact(async |tx: &mut Tx| {
+            let at = tx.at();
+            tx.sql(&NAME_LEDGER).bind(id).bind(at).bind(insecure_demo).run().await
+        });
+        named.await?.into_inner();
+        ledger.close().await;
         Self::open(options).await
+    }
+
+    async fn connect(url: &str) -> Result<Database, Fault> {
+        if is_postgres(url) {
+            return Ok(Database::Postgres(PostgresLedger::open(url).await?));
+        }
+        sqlite_only(url)?;
+        Ok(Database::Sqlite(SqliteLedger::open(url).await?))
+    }
+
+    fn over(database: Database, options: &OpenOptions) -> Self {
+        let (clock, entropy) = (options.clock.clone(), options.entropy.clone());
+        Self { database, clock, entropy, id: Uuid::nil(), insecure_demo: false, tenant_in_flight_max: i64::MAX }
+    }
+
+    /// The same ledger, with a limit to what one tenant may have in flight.
+    pub fn with_tenant_in_flight_max(self, runs: i64) -> Self {
+        Self { tenant_in_flight_max: runs, ..self }
     }
 
     /// The ledger's identity.
@@ -176,9 +228,17 @@ impl Ledger {
         self.id
     }
 
-    /// The file it lives in.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The file it lives in; `None` where it lives on a server.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.database {
+            Database::Sqlite(sqlite) => Some(&sqlite.path),
+            Database::Postgres(_) => None,
+        }
+    }
+
+    /// Where files that belong beside the ledger go: its folder, or the current one.
+    pub fn folder(&self) -> PathBuf {
+        self.path().and_then(Path::parent).unwrap_or(Path::new(".")).to_owned()
     }
 
     /// Whether it was created for approvals by self-declared actors.
@@ -186,7 +246,7 @@ impl Ledger {
         self.insecure_demo
     }
 
-    /// Now, by the ledger's clock.
+    /// Now, by this process's clock; what a transaction decides by is [`Tx::at`].
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }
@@ -198,117 +258,163 @@ impl Ledger {
 
     /// Runs `work` in one transaction and commits it. An error rolls it back; a refusal is not an error.
     pub async fn transact<T, E: From<Fault>>(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>) -> Result<Committed<T>, E> {
-        let mut tx = self.begin(&self.writer, "BEGIN IMMEDIATE").await?;
+        let mut tx = self.begin(true).await?;
         // On an error `tx` is dropped, which rolls it back.
         let answer = work(&mut tx).await?;
         tx.write_trail().await?;
-        #[expect(clippy::disallowed_methods, reason = "this is the one commit")]
-        tx.inner.commit().await.map_err(Fault::database("commit"))?;
+        if let Some(due) = tx.due.filter(|_| tx.locks()) {
+            tx.sql(&HINT).bind(due.to_rfc3339()).run().await?;
+        }
+        commit(tx.inner).await?;
         Ok(Committed(answer))
     }
 
-    /// Runs `work` on one consistent view of the ledger. It cannot write: the connection is read-only.
+    /// Runs `work` on one consistent view of the ledger. It cannot write: the transaction is read-only.
     pub async fn read<T, E: From<Fault>>(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>) -> Result<T, E> {
-        let mut tx = self.begin(&self.readers, "BEGIN DEFERRED").await?;
+        let mut tx = self.begin(false).await?;
         let answer = work(&mut tx).await?;
-        tx.inner.rollback().await.map_err(Fault::database("end a read"))?;
+        let ended = match tx.inner {
+            Inner::Sqlite(tx) => tx.rollback().await,
+            Inner::Postgres { tx, .. } => tx.rollback().await,
+        };
+        ended.map_err(Fault::database("end a read"))?;
         Ok(answer)
     }
 
-    /// Empties the write-ahead log into the file, so that what was overwritten is not left in it. Answers whether it could.
+    /// Empties SQLite's write-ahead log into the file, so that what was overwritten is not left in it. Answers whether it could. A server
+    /// has nothing of the kind to ask for.
     pub async fn truncate_wal(&self) -> Result<bool, Fault> {
-        let (busy,): (i64,) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
-            .fetch_one(&self.writer)
-            .await
-            .map_err(Fault::database("truncate the write-ahead log"))?;
-        Ok(busy == 0)
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.truncate_wal().await,
+            Database::Postgres(_) => Ok(true),
+        }
     }
 
-    /// Writes a consistent copy of the ledger into a new file, durable when it returns.
+    /// Writes a consistent copy of the ledger into a new file, durable when it returns. For files only.
     pub async fn backup(&self, to: &Path) -> Result<(), Fault> {
-        let fail = |message: String| Fault::Url { url: to.display().to_string(), message };
-        if to.exists() {
-            return Err(fail("the file is there already; name a new one".into()));
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.backup(to).await,
+            Database::Postgres(_) => Err(Fault::NotAFile { doing: "copy the ledger" }),
         }
-        sqlx::query("VACUUM INTO ?")
-            .bind(to.display().to_string())
-            .execute(&self.writer)
-            .await
-            .map_err(Fault::database("copy the ledger"))?;
-        std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(|error| fail(error.to_string()))
+    }
+
+    /// Where an idle worker is told that something is due; `None` where it must look by itself.
+    pub async fn hints(&self) -> Result<Option<Hints>, Fault> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(None),
+            Database::Postgres(postgres) => postgres.hints().await,
+        }
     }
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.close().await,
+            Database::Postgres(postgres) => postgres.close().await,
+        }
     }
 
-    async fn begin(&self, pool: &SqlitePool, statement: &'static str) -> Result<Tx, Fault> {
-        let inner = pool.begin_with(statement).await.map_err(Fault::database("begin a transaction"))?;
+    async fn begin(&self, writes: bool) -> Result<Tx, Fault> {
+        let inner = match &self.database {
+            Database::Sqlite(SqliteLedger { writer, readers, .. }) => {
+                let (pool, how) = if writes { (writer, "BEGIN IMMEDIATE") } else { (readers, "BEGIN DEFERRED") };
+                Inner::Sqlite(pool.begin_with(how).await.map_err(Fault::database("begin a transaction"))?)
+            }
+            Database::Postgres(postgres) => postgres.begin(writes).await?,
+        };
         // Read after the lock is held: what was committed before this transaction was stamped before it.
+        let here = rows::whole_us(self.clock.now());
         let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
-        Ok(Tx { inner, at: rows::whole_us(clock.now()), clock, entropy, unwritten: Unwritten::default() })
+        let mut tx = Tx {
+            inner,
+            writes,
+            tenant_in_flight_max: self.tenant_in_flight_max,
+            at: here,
+            skew: TimeDelta::zero(),
+            due: None,
+            clock,
+            entropy,
+            unwritten: Unwritten::default(),
+        };
+        if matches!(tx.inner, Inner::Postgres { .. }) && !self.clock_is_injected() {
+            let row = tx.sql(&SERVER_TIME).first().await?;
+            tx.at = Cells::new(&row, "the server", "at").at("at")?;
+            tx.skew = tx.at - here;
+        }
+        Ok(tx)
+    }
+
+    #[cfg(feature = "testing")]
+    fn clock_is_injected(&self) -> bool {
+        self.clock.is_injected()
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn clock_is_injected(&self) -> bool {
+        false
     }
 }
 
-fn sqlite_path(url: &str) -> Result<PathBuf, Fault> {
-    let fail = |message: &str| Fault::Url { url: url.to_owned(), message: message.to_owned() };
-    let path = url.strip_prefix("sqlite:").ok_or_else(|| fail("this version keeps its ledger in SQLite: `sqlite:PATH`"))?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    if path.is_empty() || path.starts_with(":memory:") {
-        return Err(fail("a ledger must outlive the process: `sqlite:PATH`"));
+#[expect(clippy::disallowed_methods, reason = "this is the one commit")]
+async fn commit(inner: Inner) -> Result<(), Fault> {
+    match inner {
+        Inner::Sqlite(tx) => tx.commit().await.map_err(Fault::database("commit")),
+        Inner::Postgres { tx, .. } => tx.commit().await.map_err(Fault::of_commit),
     }
-    std::path::absolute(path).map_err(|error| fail(&error.to_string()))
 }
 
-async fn pool(path: &Path, connections: u32, read_only: bool) -> Result<SqlitePool, Fault> {
-    let options = SqliteConnectOptions::from_str("sqlite:")
-        .map_err(Fault::database("open the ledger"))?
-        .filename(path)
-        .create_if_missing(!read_only)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(Duration::from_secs(10))
-        .pragma("secure_delete", "ON")
-        .pragma("query_only", if read_only { "ON" } else { "OFF" })
-        // Every statement stays prepared, and an answer of a whole batch does not wait for its reader row by row.
-        .statement_cache_capacity(512)
-        .row_buffer_size(512);
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(30))
-        // There is no server that could have gone away.
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await
-        .map_err(Fault::database("open the ledger"))
+pub use crate::postgres::Hints;
+
+/// Whether a URL names a PostgreSQL ledger.
+pub fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres:") || url.starts_with("postgresql:")
 }
 
-async fn check_version(pool: &SqlitePool, url: &str) -> Result<(), Fault> {
-    let mut connection = pool.acquire().await.map_err(Fault::database("open the ledger"))?;
-    let table: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'")
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(Fault::database("read the ledger's version"))?;
-    if table.is_none() {
-        return Err(Fault::NotMigrated { url: url.to_owned() });
+fn sqlite_only(url: &str) -> Result<(), Fault> {
+    if url.starts_with("sqlite:") {
+        return Ok(());
     }
-    let applied = connection.list_applied_migrations("_sqlx_migrations").await.map_err(Fault::Migrate)?;
-    if let Some(unknown) = applied.iter().find(|done| !MIGRATIONS.version_exists(done.version)) {
-        return Err(Fault::Newer { url: url.to_owned(), version: unknown.version });
-    }
-    if MIGRATIONS.iter().any(|known| !applied.iter().any(|done| done.version == known.version)) {
-        return Err(Fault::NotMigrated { url: url.to_owned() });
-    }
-    Ok(())
+    let message = "a ledger is `sqlite:PATH` or `postgres://USER@HOST/DATABASE`".to_owned();
+    Err(Fault::Url { url: redacted(url), message })
 }
 
-async fn meta(pool: &SqlitePool) -> Result<Option<(Uuid, bool)>, Fault> {
-    let row: Option<(String, bool)> = sqlx::query_as("SELECT id, insecure_demo FROM ledger")
-        .fetch_optional(pool)
-        .await
-        .map_err(Fault::database("read the ledger's identity"))?;
-    row.map(|(id, insecure)| Ok((rows::parse("ledger", "id", &id, &id)?, insecure))).transpose()
+/// A ledger's URL without its password, to be shown.
+pub fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+    let authority = rest.find('/').unwrap_or(rest.len());
+    // The last `@` ends who; a password may hold others.
+    let shown = match rest[..authority].rfind('@').or_else(|| rest.rfind('@')) {
+        Some(end) => match rest[..end].split_once(':') {
+            Some((user, _)) => format!("{user}:…{}", &rest[end..]),
+            None => rest.to_owned(),
+        },
+        None => rest.to_owned(),
+    };
+    let secret = |pair: &&str| !pair.to_ascii_lowercase().starts_with("password=");
+    match query.map(|query| query.split('&').filter(secret).collect::<Vec<_>>().join("&")) {
+        Some(query) if !query.is_empty() => format!("{scheme}://{shown}?{query}"),
+        _ => format!("{scheme}://{shown}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        for (url, shown) in [
+            ("sqlite:lethe.db", "sqlite:lethe.db"),
+            ("postgres://lethe@db/ledger", "postgres://lethe@db/ledger"),
+            (
+                "postgres://lethe:se@cr:et@db:5432/ledger?sslmode=verify-full",
+                "postgres://lethe:…@db:5432/ledger?sslmode=verify-full",
+            ),
+            ("postgres://db/ledger?user=a&password=secret", "postgres://db/ledger?user=a"),
+            ("postgres://a:p/w@db/ledger", "postgres://a:…@db/ledger"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
 }

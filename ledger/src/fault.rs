@@ -56,6 +56,21 @@ pub enum Fault {
         /// What would be right.
         message: String,
     },
+    /// The connection was lost while a commit was under way.
+    #[error(
+        "commit: the connection was lost before the answer came; whether it happened is not known. The same call again finds out"
+    )]
+    OutcomeUnknown {
+        /// What the connection said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// What only a ledger in a file can do.
+    #[error("{doing}: this ledger lives on a PostgreSQL server; its own tools copy it (pg_dump, or a base backup with its log)")]
+    NotAFile {
+        /// What was asked.
+        doing: &'static str,
+    },
     /// Migrating failed.
     #[error("migrate the ledger")]
     Migrate(#[source] sqlx::migrate::MigrateError),
@@ -73,17 +88,47 @@ impl Fault {
         move |source| Fault::Database { doing, source }
     }
 
-    /// Whether trying again in a moment may help: the database is busy, full or away.
+    /// What went wrong in a commit on a server. Without an answer from the server nobody knows what became of it.
+    pub(crate) fn of_commit(source: sqlx::Error) -> Fault {
+        match server_code(&source) {
+            Some(code) if !code.starts_with("57P") && !code.starts_with("08") => Fault::Database { doing: "commit", source },
+            _ => Fault::OutcomeUnknown { source },
+        }
+    }
+
+    /// Whether trying again in a moment may help: the database is busy, full or away, or chose this transaction to let another one go on.
     pub fn is_passing(&self) -> bool {
         match self {
+            Fault::Database { source, .. } if server_code(source).is_some() => {
+                let code = server_code(source).unwrap_or_default();
+                // Connections, resources, an operator's intervention, conflicts; a lock not to be had, a standby that is not yet promoted.
+                ["08", "53", "57", "40"].contains(&&code[..2]) || ["55P03", "25006"].contains(&code.as_str())
+            }
             Fault::Database { source: sqlx::Error::Database(error), .. } => {
                 // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_FULL and SQLITE_IOERR, in the low byte of the extended code.
                 error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| [5, 6, 10, 13].contains(&(code & 0xff)))
             }
             Fault::Database { source, .. } => {
-                matches!(source, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed)
+                matches!(
+                    source,
+                    sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_)
+                )
             }
+            Fault::OutcomeUnknown { .. } => true,
             _ => false,
         }
     }
+
+    /// Whether the database undid the transaction so that another one could go on: a deadlock or a serialization failure. Nothing of it
+    /// happened, and the same work can be done again at once.
+    pub fn is_conflict(&self) -> bool {
+        let Fault::Database { source, .. } = self else { return false };
+        server_code(source).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
+    }
+}
+
+/// The SQLSTATE of what a PostgreSQL server said; five characters always.
+fn server_code(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+    Some(error.code().to_owned())
 }

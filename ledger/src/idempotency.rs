@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, us},
+    rows::Cells,
+    sql::{Document, statements},
 };
 
 /// A call that was made before.
@@ -17,15 +18,20 @@ pub struct Remembered {
     pub answer: Value,
 }
 
+statements! {
+    // One call under a key at a time: the second finds what the first was answered.
+    ALONE = "look up an idempotency key", "SELECT 1", "SELECT pg_advisory_xact_lock(hashtextextended('call ' || $1 || ' ' || $2, 0))";
+    REMEMBERED = "look up an idempotency key", "SELECT * FROM idempotency WHERE key = $1 AND actor = $2";
+    REMEMBER = "remember an idempotency key", "INSERT INTO idempotency (key, actor, call_digest, answer, at) VALUES ($1, $2, $3, $4, $5)";
+}
+
 impl Tx {
-    /// The call that this actor made under this key.
+    /// The call that this actor made under this key. Until this transaction ends, nobody else makes one under it.
     pub async fn remembered(&mut self, key: &str, actor: &str) -> Result<Option<Remembered>, Fault> {
-        let row = sqlx::query("SELECT * FROM idempotency WHERE key = ? AND actor = ?")
-            .bind(key)
-            .bind(actor)
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("look up an idempotency key"))?;
+        if self.locks() {
+            self.sql(&ALONE).bind(key).bind(actor).run().await?;
+        }
+        let row = self.sql(&REMEMBERED).bind(key).bind(actor).optional().await?;
         row.map(|row| {
             let cells = Cells::new(&row, "idempotency", "key");
             Ok(Remembered { call_digest: cells.get("call_digest")?, answer: cells.json("answer")?.unwrap_or_default() })
@@ -35,15 +41,8 @@ impl Tx {
 
     /// Remembers what was answered.
     pub async fn remember(&mut self, key: &str, actor: &str, call_digest: &str, answer: &Value) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query("INSERT INTO idempotency (key, actor, call_digest, answer, at) VALUES (?, ?, ?, ?, ?)")
-            .bind(key)
-            .bind(actor)
-            .bind(call_digest)
-            .bind(answer.to_string())
-            .bind(at)
-            .execute(self.connection())
-            .await;
-        one("remember an idempotency key", done.map_err(Fault::database("remember an idempotency key"))?)
+        let at = self.at();
+        let remember = self.sql(&REMEMBER).bind(key).bind(actor).bind(call_digest).bind(Document(answer.to_string()));
+        remember.bind(at).one().await
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! If we die in a transaction, it did not happen.
 //!
-//! SQLite is the embedded ledger. PostgreSQL will be a second implementation of the same verbs behind [`Tx`].
+//! SQLite is the embedded ledger, PostgreSQL the one for many machines: the same verbs behind [`Tx`], over one thin layer of statements.
 
 mod access;
 mod advance;
@@ -14,14 +14,20 @@ mod cases;
 mod db;
 mod fault;
 mod idempotency;
+mod locks;
 mod many;
 mod offboardings;
 mod parties;
 mod planes;
+mod postgres;
+#[cfg(feature = "testing")]
+mod prepare;
 mod queue;
 mod release;
 mod rows;
 mod source;
+mod sql;
+mod sqlite;
 mod trail;
 mod verify;
 mod witness;
@@ -30,7 +36,7 @@ pub use access::{NewToken, Token, Usage, UsageKind};
 pub use advance::Changes;
 pub use archives::ArchiveRow;
 pub use cases::{Bound, Case};
-pub use db::{Committed, Ledger, OpenOptions, Tx};
+pub use db::{APP_ROLE, Committed, Hints, Ledger, OpenOptions, Tx, is_postgres, redacted};
 pub use fault::Fault;
 pub use idempotency::Remembered;
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};

@@ -1,13 +1,23 @@
 //! Many rows by one statement, and many statements by one call: what a batch costs is mostly their number, and what a single step costs
 //! is mostly the way to the database and back.
 //!
-//! The rule: a statement is written for few, fixed numbers of rows, so that it stays prepared; and each row must have changed exactly one
-//! row of the ledger. It belongs to a transaction, so nothing of it happened if we die in it.
+//! The rule: each row must have changed exactly one row of the ledger. On SQLite a statement is written for few, fixed numbers of rows,
+//! so that it stays prepared; on PostgreSQL it takes one array per column, whatever their length.
+//! It belongs to a transaction, so nothing of it happened if we die in it.
 
 use futures::TryStreamExt;
-use sqlx::{AssertSqlSafe, Either, Executor, Sqlite, query::Query, sqlite::SqliteArguments};
+use sqlx::{
+    Arguments as _,
+    types::chrono::{DateTime, Utc},
+};
+use sqlx::{AssertSqlSafe, Either, Executor, Postgres, Sqlite, Transaction, postgres::PgArguments, sqlite::SqliteArguments};
+use uuid::Uuid;
 
-use crate::{db::Tx, fault::Fault};
+use crate::{
+    db::Tx,
+    fault::Fault,
+    sql::{Inner, JsonText, JsonbText, Value, add_sqlite},
+};
 
 /// Rows of one statement. Times the columns of the widest, it stays below what SQLite binds (32,766).
 const ROWS_MAX: usize = 64;
@@ -18,22 +28,98 @@ const FEW: usize = 8;
 pub(crate) struct Many {
     /// In the present tense, for errors.
     pub(crate) doing: &'static str,
-    /// What stands before `VALUES (?, …), (?, …)`.
+    /// What stands before the rows: `VALUES (?, …), (?, …)`, or `SELECT * FROM unnest($1, …)`.
     pub(crate) before: &'static str,
     /// What stands after.
     pub(crate) after: &'static str,
-    /// Values of a row.
-    pub(crate) columns: usize,
+    /// PostgreSQL's types of a row's values.
+    pub(crate) types: &'static [&'static str],
 }
 
-/// A statement while its values are bound.
-pub(crate) type Statement = Query<'static, Sqlite, SqliteArguments>;
+/// The rows of a statement while they are bound.
+pub(crate) enum Places {
+    /// One after the other.
+    Sqlite(SqliteArguments),
+    /// Column by column, with the next column's number.
+    Postgres(Vec<Column>, usize),
+}
+
+/// The values of one column.
+#[derive(Debug)]
+pub(crate) enum Column {
+    Ids(Vec<Option<Uuid>>),
+    Texts(Vec<Option<String>>),
+    Ints(Vec<Option<i64>>),
+    Bools(Vec<Option<bool>>),
+    Ats(Vec<Option<DateTime<Utc>>>),
+    Jsons(Vec<Option<JsonbText>>),
+    Documents(Vec<Option<JsonText>>),
+    Bytes(Vec<Option<Vec<u8>>>),
+}
+
+impl Places {
+    /// Binds the next place.
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
+        match &mut self {
+            Places::Sqlite(arguments) => add_sqlite(arguments, value.into()).expect("our own values encode"),
+            Places::Postgres(columns, next) => {
+                columns[*next].push(value.into());
+                *next = (*next + 1) % columns.len();
+            }
+        }
+        self
+    }
+}
+
+impl Column {
+    fn of(postgres: &str) -> Self {
+        match postgres {
+            "uuid" => Column::Ids(Vec::new()),
+            "text" => Column::Texts(Vec::new()),
+            "bigint" => Column::Ints(Vec::new()),
+            "boolean" => Column::Bools(Vec::new()),
+            "timestamptz" => Column::Ats(Vec::new()),
+            "jsonb" => Column::Jsons(Vec::new()),
+            "json" => Column::Documents(Vec::new()),
+            "bytea" => Column::Bytes(Vec::new()),
+            other => unreachable!("no column of a batch is {other}"),
+        }
+    }
+
+    fn push(&mut self, value: Value) {
+        match (self, value) {
+            (Column::Ids(column), Value::Id(id)) => column.push(id),
+            (Column::Texts(column), Value::Text(text)) => column.push(text),
+            (Column::Ints(column), Value::Int(number)) => column.push(number),
+            (Column::Bools(column), Value::Bool(truth)) => column.push(truth),
+            (Column::Ats(column), Value::At(at)) => column.push(at),
+            (Column::Jsons(column), Value::Json(json)) => column.push(json.map(JsonbText)),
+            (Column::Documents(column), Value::Document(json)) => column.push(json.map(JsonText)),
+            (Column::Bytes(column), Value::Bytes(bytes)) => column.push(bytes),
+            (column, value) => unreachable!("{value:?} belongs in no column like {column:?}"),
+        }
+    }
+
+    fn add(self, to: &mut PgArguments) {
+        let added = match self {
+            Column::Ids(column) => to.add(column),
+            Column::Texts(column) => to.add(column),
+            Column::Ints(column) => to.add(column),
+            Column::Bools(column) => to.add(column),
+            Column::Ats(column) => to.add(column),
+            Column::Jsons(column) => to.add(column),
+            Column::Documents(column) => to.add(column),
+            Column::Bytes(column) => to.add(column),
+        };
+        added.expect("our own values encode");
+    }
+}
 
 /// A statement with its rows.
 struct Piece {
     many: &'static Many,
     rows: usize,
-    bind: Box<dyn FnOnce(Statement) -> Statement + Send>,
+    bind: Box<dyn FnOnce(Places) -> Places + Send>,
 }
 
 /// Statements to run in this order.
@@ -46,7 +132,7 @@ impl Script {
         &mut self,
         many: &'static Many,
         rows: Vec<T>,
-        bind: impl Fn(Statement, T) -> Statement + Clone + Send + 'static,
+        bind: impl Fn(Places, T) -> Places + Clone + Send + 'static,
     ) {
         let mut rows = rows.into_iter();
         while rows.len() > 0 {
@@ -65,51 +151,81 @@ impl Script {
 impl Tx {
     /// Runs a script.
     pub(crate) async fn run(&mut self, script: Script) -> Result<(), Fault> {
-        let mut pieces = script.0.into_iter().peekable();
-        while let Some(first) = pieces.next() {
-            let mut together = vec![first];
-            // Not so many together that hardly any two texts are the same: those are prepared anew.
-            while together[0].rows < FEW
-                && let Some(next) = pieces.next_if(|next| next.rows < FEW)
-            {
-                together.push(next);
-            }
-            self.run_together(together).await?;
-        }
-        Ok(())
-    }
-
-    async fn run_together(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
-        let text: Vec<String> = pieces.iter().map(|piece| piece.many.text(piece.rows)).collect();
-        let mut wanted = pieces.iter().map(|piece| (piece.many.doing, piece.rows as u64)).collect::<Vec<_>>().into_iter();
-        let statement = sqlx::query(AssertSqlSafe(text.join("; ")));
-        let statement = pieces.into_iter().fold(statement, |statement, piece| (piece.bind)(statement));
-        let mut results = self.connection().fetch_many(statement);
-        loop {
-            let doing = wanted.as_slice().first().map_or("run a script", |(doing, _)| doing);
-            match results.try_next().await.map_err(Fault::database(doing))? {
-                Some(Either::Left(done)) => match wanted.next() {
-                    Some((_, rows)) if rows == done.rows_affected() => {}
-                    wanted => {
-                        let (doing, wanted) = wanted.unwrap_or(("run a script", 0));
-                        return Err(Fault::RowsAffected { doing, changed: done.rows_affected(), wanted });
-                    }
-                },
-                Some(Either::Right(_)) => {}
-                None => break,
-            }
-        }
-        match wanted.next() {
-            None => Ok(()),
-            Some((doing, wanted)) => Err(Fault::RowsAffected { doing, changed: 0, wanted }),
+        match &mut self.inner {
+            Inner::Sqlite(tx) => run_on_sqlite(tx, script).await,
+            Inner::Postgres { tx, prepared } => run_on_postgres(tx, *prepared, script).await,
         }
     }
 }
 
+async fn run_on_postgres(tx: &mut Transaction<'static, Postgres>, prepared: bool, script: Script) -> Result<(), Fault> {
+    for Piece { many, rows, bind } in script.0 {
+        let columns = many.types.iter().map(|name| Column::of(name)).collect();
+        let Places::Postgres(columns, _) = bind(Places::Postgres(columns, 0)) else { unreachable!("places stay what they are") };
+        let mut arguments = PgArguments::default();
+        columns.into_iter().for_each(|column| column.add(&mut arguments));
+        let query = sqlx::query_with(AssertSqlSafe(many.postgres()), arguments).persistent(prepared);
+        let done = query.execute(&mut **tx).await.map_err(Fault::database(many.doing))?;
+        if done.rows_affected() != rows as u64 {
+            return Err(Fault::RowsAffected { doing: many.doing, changed: done.rows_affected(), wanted: rows as u64 });
+        }
+    }
+    Ok(())
+}
+
+async fn run_on_sqlite(tx: &mut Transaction<'static, Sqlite>, script: Script) -> Result<(), Fault> {
+    let mut pieces = script.0.into_iter().peekable();
+    while let Some(first) = pieces.next() {
+        let mut together = vec![first];
+        // Not so many together that hardly any two texts are the same: those are prepared anew.
+        while together[0].rows < FEW
+            && let Some(next) = pieces.next_if(|next| next.rows < FEW)
+        {
+            together.push(next);
+        }
+        run_together(tx, together).await?;
+    }
+    Ok(())
+}
+
+async fn run_together(tx: &mut Transaction<'static, Sqlite>, pieces: Vec<Piece>) -> Result<(), Fault> {
+    let text: Vec<String> = pieces.iter().map(|piece| piece.many.sqlite(piece.rows)).collect();
+    let mut wanted = pieces.iter().map(|piece| (piece.many.doing, piece.rows as u64)).collect::<Vec<_>>().into_iter();
+    let places = Places::Sqlite(SqliteArguments::default());
+    let Places::Sqlite(arguments) = pieces.into_iter().fold(places, |places, piece| (piece.bind)(places)) else {
+        unreachable!("places stay what they are")
+    };
+    let mut results = tx.fetch_many(sqlx::query_with(AssertSqlSafe(text.join("; ")), arguments));
+    loop {
+        let doing = wanted.as_slice().first().map_or("run a script", |(doing, _)| doing);
+        match results.try_next().await.map_err(Fault::database(doing))? {
+            Some(Either::Left(done)) => match wanted.next() {
+                Some((_, rows)) if rows == done.rows_affected() => {}
+                wanted => {
+                    let (doing, wanted) = wanted.unwrap_or(("run a script", 0));
+                    return Err(Fault::RowsAffected { doing, changed: done.rows_affected(), wanted });
+                }
+            },
+            Some(Either::Right(_)) => {}
+            None => break,
+        }
+    }
+    match wanted.next() {
+        None => Ok(()),
+        Some((doing, wanted)) => Err(Fault::RowsAffected { doing, changed: 0, wanted }),
+    }
+}
+
 impl Many {
-    fn text(&self, rows: usize) -> String {
-        let row = format!("({})", vec!["?"; self.columns].join(", "));
+    pub(crate) fn sqlite(&self, rows: usize) -> String {
+        let row = format!("({})", vec!["?"; self.types.len()].join(", "));
         format!("{} VALUES {} {}", self.before, vec![row; rows].join(", "), self.after)
+    }
+
+    pub(crate) fn postgres(&self) -> String {
+        let columns: Vec<String> =
+            self.types.iter().enumerate().map(|(place, name)| format!("${}::{name}[]", place + 1)).collect();
+        format!("{} SELECT * FROM unnest({}) {}", self.before, columns.join(", "), self.after)
     }
 }
 
@@ -140,8 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn the_text_lists_a_group_of_places_per_row() {
-        let many = Many { doing: "", before: "INSERT INTO t", after: "RETURNING a", columns: 2 };
-        assert_eq!(many.text(2), "INSERT INTO t VALUES (?, ?), (?, ?) RETURNING a");
+    fn the_text_lists_a_group_of_places_per_row_or_an_array_per_column() {
+        let many = Many { doing: "", before: "INSERT INTO t", after: "RETURNING a", types: &["uuid", "text"] };
+        assert_eq!(many.sqlite(2), "INSERT INTO t VALUES (?, ?), (?, ?) RETURNING a");
+        assert_eq!(many.postgres(), "INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[]) RETURNING a");
     }
 }

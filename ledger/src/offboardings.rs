@@ -7,14 +7,14 @@ use lethe_stages::{
     EvictMode, GraceAccess, Ground, LifecycleState, PLAN_VERSION, destruction::DestructionPlan, lifecycle::Wait, record::Salt,
 };
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
     many::{Many, Script},
-    rows::{Cells, one, to_json, us},
+    rows::{Cells, to_json},
+    sql::{Document, Row, Value, statements},
 };
 
 lethe_stages::text_enum! {
@@ -98,10 +98,10 @@ pub struct Offboarding {
 pub(crate) fn offboarding(cells: &Cells<'_>) -> Result<Offboarding, Fault> {
     let salt: Option<Vec<u8>> = cells.get("salt")?;
     Ok(Offboarding {
-        id: cells.parsed("id")?,
+        id: cells.id("id")?,
         terms: NewOffboarding {
-            plane_id: cells.parsed("plane_id")?,
-            tenant_id: cells.parsed("tenant_id")?,
+            plane_id: cells.id("plane_id")?,
+            tenant_id: cells.id("tenant_id")?,
             ground: cells.parsed("ground")?,
             reason: cells.get("reason")?,
             requested_by: cells.get("requested_by")?,
@@ -130,7 +130,7 @@ pub(crate) fn offboarding(cells: &Cells<'_>) -> Result<Offboarding, Fault> {
     })
 }
 
-fn offboarding_row(row: &SqliteRow) -> Result<Offboarding, Fault> {
+fn offboarding_row(row: &Row) -> Result<Offboarding, Fault> {
     offboarding(&Cells::new(row, "offboardings", "id"))
 }
 
@@ -188,7 +188,7 @@ macro_rules! start {
                 $column,
                 " IS NULL"
             ),
-            columns: 2,
+            types: &["uuid", "timestamptz"],
         }
     };
 }
@@ -199,125 +199,114 @@ static STARTS: [(Wait, Many); 3] = [
     (Wait::Retention, start!("retention_until")),
 ];
 
+static PLAN: Many = Many {
+    doing: "write the destruction plan",
+    before: "WITH made (id, plan, plan_digest) AS (",
+    after: ") UPDATE offboardings SET plan = made.plan, plan_digest = made.plan_digest
+        FROM made WHERE offboardings.id = made.id AND offboardings.status = 'open'",
+    types: &["uuid", "json", "text"],
+};
+
+/// Every batch of this module.
+#[cfg(feature = "testing")]
+pub(crate) static BATCHES: &[&Many] = &[&STARTS[0].1, &STARTS[1].1, &STARTS[2].1, &PLAN];
+
+statements! {
+    OPEN = "open an offboarding",
+        "INSERT INTO offboardings (id, plane_id, tenant_id, plan_version, status, ground, reason, requested_by, terms_digest,
+            grace_access, evict, grace_us, archive_delay_us, retention_us, retention_basis, usage_unknown_accepted,
+            requested_at, received_at, legal_due_at, round, salt)
+         VALUES ($1, $2, $3, $4, 'open', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 0, $19)";
+    OFFBOARDING = "read an offboarding", "SELECT * FROM offboardings WHERE id = $1";
+    OF_PLANE = "read a plane's offboardings",
+        "SELECT * FROM offboardings WHERE plane_id = $1 ORDER BY rowid DESC",
+        "SELECT * FROM offboardings WHERE plane_id = $1 ORDER BY place DESC";
+    NEXT_ROUND = "begin another export", "UPDATE offboardings SET round = round + 1 WHERE id = $1 AND status = 'open'";
+    CLOSE = "close an offboarding", "UPDATE offboardings SET status = $2, closed_at = $3 WHERE id = $1 AND status = 'open'";
+    LIST = "list offboardings",
+        "SELECT o.id, o.plane_id, o.status, o.ground, o.requested_at, p.state,
+                t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for
+         FROM offboardings o JOIN planes p ON p.id = o.plane_id JOIN tenants t ON t.id = o.tenant_id
+         LEFT JOIN stage_runs r ON r.offboarding_id = o.id AND r.status IN ('queued', 'parked', 'running', 'halted')
+         WHERE ($1 IS NULL OR o.tenant_id = $1) AND ($2 IS NULL OR p.state = $2) AND (NOT $3 OR r.status = 'halted')
+           AND ($4 IS NULL OR r.due_at < $4) AND ($5 IS NULL OR o.status = $5)
+         ORDER BY o.requested_at, o.id",
+        "SELECT o.id, o.plane_id, o.status, o.ground, o.requested_at, p.state,
+                t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for
+         FROM offboardings o JOIN planes p ON p.id = o.plane_id JOIN tenants t ON t.id = o.tenant_id
+         LEFT JOIN stage_runs r ON r.offboarding_id = o.id AND r.status IN ('queued', 'parked', 'running', 'halted')
+         WHERE ($1::uuid IS NULL OR o.tenant_id = $1) AND ($2::text IS NULL OR p.state = $2) AND (NOT $3::boolean OR r.status = 'halted')
+           AND ($4::timestamptz IS NULL OR r.due_at < $4) AND ($5::text IS NULL OR o.status = $5)
+         ORDER BY o.requested_at, o.id";
+}
+
 impl Tx {
     /// Opens an offboarding and answers it.
     pub async fn insert_offboarding(&mut self, new: &NewOffboarding) -> Result<Offboarding, Fault> {
         let id = self.new_id();
         let salt = self.random::<32>();
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO offboardings (id, plane_id, tenant_id, plan_version, status, ground, reason, requested_by, terms_digest,
-                grace_access, evict, grace_us, archive_delay_us, retention_us, retention_basis, usage_unknown_accepted,
-                requested_at, received_at, legal_due_at, round, salt)
-             VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
-        )
-        .bind(id.to_string())
-        .bind(new.plane_id.to_string())
-        .bind(new.tenant_id.to_string())
-        .bind(PLAN_VERSION)
-        .bind(new.ground.as_str())
-        .bind(&new.reason)
-        .bind(&new.requested_by)
-        .bind(&new.terms_digest)
-        .bind(new.grace_access.as_str())
-        .bind(new.evict.as_str())
-        .bind(new.grace.num_microseconds())
-        .bind(new.archive_delay.num_microseconds())
-        .bind(new.retention.num_microseconds())
-        .bind(&new.retention_basis)
-        .bind(new.usage_unknown_accepted)
-        .bind(at)
-        .bind(us(new.received_at))
-        .bind(new.legal_due_at.map(us))
-        .bind(salt.as_slice())
-        .execute(self.connection())
-        .await;
-        one("open an offboarding", done.map_err(Fault::database("open an offboarding"))?)?;
+        let at = self.at();
+        let us = |span: TimeDelta| Value::Int(span.num_microseconds());
+        let open = self.sql(&OPEN).bind(id).bind(new.plane_id).bind(new.tenant_id).bind(PLAN_VERSION).bind(new.ground.as_str());
+        let open = open.bind(&new.reason).bind(&new.requested_by).bind(&new.terms_digest).bind(new.grace_access.as_str());
+        let open = open.bind(new.evict.as_str()).bind(us(new.grace)).bind(us(new.archive_delay)).bind(us(new.retention));
+        let open = open.bind(new.retention_basis.clone()).bind(new.usage_unknown_accepted).bind(at).bind(new.received_at);
+        open.bind(new.legal_due_at).bind(salt.as_slice()).one().await?;
         Ok(self.offboarding(id).await?.expect("inserted in this transaction"))
     }
 
     /// The offboarding.
     pub async fn offboarding(&mut self, id: Uuid) -> Result<Option<Offboarding>, Fault> {
-        let row = sqlx::query("SELECT * FROM offboardings WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read an offboarding"))?;
-        row.as_ref().map(offboarding_row).transpose()
+        self.sql(&OFFBOARDING).bind(id).optional().await?.as_ref().map(offboarding_row).transpose()
     }
 
     /// The plane's offboardings, the newest first.
     pub async fn offboardings_of(&mut self, plane: Uuid) -> Result<Vec<Offboarding>, Fault> {
-        let rows = sqlx::query("SELECT * FROM offboardings WHERE plane_id = ? ORDER BY rowid DESC")
-            .bind(plane.to_string())
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("read a plane's offboardings"))?;
-        rows.iter().map(offboarding_row).collect()
+        self.sql(&OF_PLANE).bind(plane).all().await?.iter().map(offboarding_row).collect()
     }
 
     /// Writes the ends of waits that start, each once.
     pub(crate) fn start_waits(&self, mut waits: Vec<(Wait, Uuid, DateTime<Utc>)>, script: &mut Script) {
         for (wait, many) in &STARTS {
             let started = waits.extract_if(.., |(kind, ..)| kind == wait).collect();
-            script.add(many, started, |query, (_, id, until): (Wait, Uuid, _)| query.bind(id.to_string()).bind(us(until)));
+            script.add(many, started, |query, (_, id, until): (Wait, Uuid, DateTime<Utc>)| query.bind(id).bind(until));
         }
     }
 
     /// Writes the destruction plan that is to be approved.
     pub async fn set_plan(&mut self, plan: &DestructionPlan) -> Result<(), Fault> {
-        let done = sqlx::query("UPDATE offboardings SET plan = ?, plan_digest = ? WHERE id = ? AND status = 'open'")
-            .bind(to_json(plan))
-            .bind(plan.digest())
-            .bind(plan.offboarding_id.to_string())
-            .execute(self.connection())
-            .await;
-        one("write the destruction plan", done.map_err(Fault::database("write the destruction plan"))?)
+        let mut script = Script::default();
+        self.set_plans(vec![plan.clone()], &mut script);
+        self.run(script).await
+    }
+
+    pub(crate) fn set_plans(&self, plans: Vec<DestructionPlan>, script: &mut Script) {
+        script.add(&PLAN, plans, |query, plan: DestructionPlan| {
+            query.bind(plan.offboarding_id).bind(Document(to_json(&plan))).bind(plan.digest())
+        });
     }
 
     /// Begins another round of exports.
     pub async fn next_round(&mut self, id: Uuid) -> Result<(), Fault> {
-        let done = sqlx::query("UPDATE offboardings SET round = round + 1 WHERE id = ? AND status = 'open'").bind(id.to_string());
-        one("begin another export", done.execute(self.connection()).await.map_err(Fault::database("begin another export"))?)
+        self.sql(&NEXT_ROUND).bind(id).one().await
     }
 
     /// Closes an open offboarding.
     pub async fn close_offboarding(&mut self, id: Uuid, status: OffboardingStatus) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query("UPDATE offboardings SET status = ?, closed_at = ? WHERE id = ? AND status = 'open'")
-            .bind(status.as_str())
-            .bind(at)
-            .bind(id.to_string())
-            .execute(self.connection())
-            .await;
-        one("close an offboarding", done.map_err(Fault::database("close an offboarding"))?)
+        let at = self.at();
+        self.sql(&CLOSE).bind(id).bind(status.as_str()).bind(at).one().await
     }
 
     /// Offboardings by request, filtered.
     pub async fn offboardings(&mut self, filter: &OffboardingFilter) -> Result<Vec<OffboardingSummary>, Fault> {
-        let rows = sqlx::query(
-            "SELECT o.id, o.plane_id, o.status, o.ground, o.requested_at, p.state,
-                    t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for
-             FROM offboardings o JOIN planes p ON p.id = o.plane_id JOIN tenants t ON t.id = o.tenant_id
-             LEFT JOIN stage_runs r ON r.offboarding_id = o.id AND r.status IN ('queued', 'parked', 'running', 'halted')
-             WHERE (?1 IS NULL OR o.tenant_id = ?1) AND (?2 IS NULL OR p.state = ?2) AND (NOT ?3 OR r.status = 'halted')
-               AND (?4 IS NULL OR r.due_at < ?4) AND (?5 IS NULL OR o.status = ?5)
-             ORDER BY o.requested_at, o.id",
-        )
-        .bind(filter.tenant_id.map(|id| id.to_string()))
-        .bind(filter.state.map(|state| state.as_str()))
-        .bind(filter.halted)
-        .bind(filter.due_before.map(us))
-        .bind(filter.status.map(|status| status.as_str()))
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("list offboardings"))?;
+        let list = self.sql(&LIST).bind(filter.tenant_id).bind(filter.state.map(|state| state.as_str())).bind(filter.halted);
+        let rows = list.bind(filter.due_before).bind(filter.status.map(|status| status.as_str())).all().await?;
         rows.iter()
             .map(|row| {
                 let cells = Cells::new(row, "offboardings", "id");
                 Ok(OffboardingSummary {
-                    offboarding_id: cells.parsed("id")?,
-                    plane_id: cells.parsed("plane_id")?,
+                    offboarding_id: cells.id("id")?,
+                    plane_id: cells.id("plane_id")?,
                     plane: cells.get("plane")?,
                     state: cells.parsed("state")?,
                     status: cells.parsed("status")?,

@@ -2,13 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, us},
+    rows::Cells,
+    sql::{Row, statements},
 };
 
 lethe_stages::text_enum! {
@@ -74,20 +74,20 @@ pub struct NewStore {
     pub backup_retention: Option<String>,
 }
 
-fn tenant(row: &SqliteRow) -> Result<Tenant, Fault> {
+fn tenant(row: &Row) -> Result<Tenant, Fault> {
     let cells = Cells::new(row, "tenants", "id");
     Ok(Tenant {
-        id: cells.parsed("id")?,
+        id: cells.id("id")?,
         name: cells.get("name")?,
         status: cells.parsed("status")?,
         created_at: cells.at("created_at")?,
     })
 }
 
-fn store(row: &SqliteRow) -> Result<Store, Fault> {
+fn store(row: &Row) -> Result<Store, Fault> {
     let cells = Cells::new(row, "stores", "id");
     Ok(Store {
-        id: cells.parsed("id")?,
+        id: cells.id("id")?,
         name: cells.get("name")?,
         url: cells.get("url")?,
         kind: cells.get("kind")?,
@@ -97,93 +97,91 @@ fn store(row: &SqliteRow) -> Result<Store, Fault> {
     })
 }
 
+macro_rules! select_stores {
+    ($names:literal, $is_id:literal) => {
+        concat!(
+            "SELECT s.*, (SELECT ",
+            $names,
+            " FROM store_scopes c JOIN tenants t ON t.id = c.tenant_id WHERE c.store_id = s.id) AS tenants
+             FROM stores s WHERE $1",
+            $is_id,
+            " IS NULL OR s.name = $1 OR s.url = $1 OR s.identity = $1 OR s.id",
+            $is_id,
+            " = $1 ORDER BY s.name"
+        )
+    };
+}
+
+statements! {
+    REGISTER_TENANT = "register a tenant", "INSERT INTO tenants (id, name, status, created_at) VALUES ($1, $2, $3, $4)";
+    TENANT = "read a tenant",
+        "SELECT * FROM tenants WHERE name = $1";
+    TENANT_BY_ID = "read a tenant", "SELECT * FROM tenants WHERE id = $1";
+    TENANTS = "list tenants", "SELECT * FROM tenants ORDER BY name";
+    SET_STATUS = "set a tenant's status", "UPDATE tenants SET status = $2 WHERE id = $1";
+    REGISTER_STORE = "register a store",
+        "INSERT INTO stores (id, name, url, kind, identity, backup_retention, checked_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    CHECKED = "note a store's check", "UPDATE stores SET checked_at = $2 WHERE id = $1";
+    OPEN_TO = "open a store to a tenant", "INSERT INTO store_scopes (store_id, tenant_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    STORES = "read stores",
+        select_stores!("json_group_array(t.name ORDER BY t.name)", ""),
+        select_stores!("coalesce(jsonb_agg(t.name ORDER BY t.name), '[]')", "::text");
+}
+
 impl Tx {
     /// Registers an active tenant and answers it.
     pub async fn insert_tenant(&mut self, name: &str) -> Result<Tenant, Fault> {
         let tenant = Tenant { id: self.new_id(), name: name.to_owned(), status: TenantStatus::Active, created_at: self.at() };
-        let done = sqlx::query("INSERT INTO tenants (id, name, status, created_at) VALUES (?, ?, ?, ?)")
-            .bind(tenant.id.to_string())
-            .bind(name)
-            .bind(tenant.status.as_str())
-            .bind(us(tenant.created_at))
-            .execute(self.connection())
-            .await;
-        one("register a tenant", done.map_err(Fault::database("register a tenant"))?)?;
+        let register = self.sql(&REGISTER_TENANT).bind(tenant.id).bind(name).bind(tenant.status.as_str());
+        register.bind(tenant.created_at).one().await?;
         Ok(tenant)
     }
 
     /// The tenant of this name or id.
     pub async fn tenant(&mut self, name_or_id: &str) -> Result<Option<Tenant>, Fault> {
-        let row = sqlx::query("SELECT * FROM tenants WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC LIMIT 1")
-            .bind(name_or_id)
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read a tenant"))?;
+        let row = match name_or_id.parse::<Uuid>() {
+            // No tenant is registered under a name that looks like an id.
+            Ok(id) => self.sql(&TENANT_BY_ID).bind(id).optional().await?,
+            Err(_) => self.sql(&TENANT).bind(name_or_id).optional().await?,
+        };
         row.as_ref().map(tenant).transpose()
     }
 
     /// All tenants, by name.
     pub async fn tenants(&mut self) -> Result<Vec<Tenant>, Fault> {
-        let rows = sqlx::query("SELECT * FROM tenants ORDER BY name")
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("list tenants"))?;
-        rows.iter().map(tenant).collect()
+        self.sql(&TENANTS).all().await?.iter().map(tenant).collect()
     }
 
     /// Changes a tenant's status. Every run of its planes that waits for that is looked at again.
     pub async fn set_tenant_status(&mut self, id: Uuid, status: TenantStatus) -> Result<(), Fault> {
-        let done = sqlx::query("UPDATE tenants SET status = ? WHERE id = ?")
-            .bind(status.as_str())
-            .bind(id.to_string())
-            .execute(self.connection())
-            .await;
-        one("set a tenant's status", done.map_err(Fault::database("set a tenant's status"))?)
+        self.sql(&SET_STATUS).bind(id).bind(status.as_str()).one().await
     }
 
     /// Registers a store and answers its id.
     pub async fn insert_store(&mut self, new: &NewStore) -> Result<Uuid, Fault> {
         let id = self.new_id();
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO stores (id, name, url, kind, identity, backup_retention, checked_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(id.to_string())
-        .bind(&new.name)
-        .bind(&new.url)
-        .bind(&new.kind)
-        .bind(&new.identity)
-        .bind(&new.backup_retention)
-        .bind(at)
-        .bind(at)
-        .execute(self.connection())
-        .await;
-        one("register a store", done.map_err(Fault::database("register a store"))?)?;
+        let at = self.at();
+        let register = self.sql(&REGISTER_STORE).bind(id).bind(&new.name).bind(&new.url).bind(&new.kind).bind(&new.identity);
+        register.bind(new.backup_retention.clone()).bind(at).bind(at).one().await?;
         Ok(id)
     }
 
     /// Notes that a store was checked with success.
     pub async fn store_checked(&mut self, id: Uuid) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query("UPDATE stores SET checked_at = ? WHERE id = ?").bind(at).bind(id.to_string());
-        one("note a store's check", done.execute(self.connection()).await.map_err(Fault::database("note a store's check"))?)
+        let at = self.at();
+        self.sql(&CHECKED).bind(id).bind(at).one().await
     }
 
     /// Lets a tenant's planes bind a store; again is no error.
     pub async fn open_store_to(&mut self, store: Uuid, tenant: Uuid) -> Result<(), Fault> {
-        sqlx::query("INSERT INTO store_scopes (store_id, tenant_id) VALUES (?, ?) ON CONFLICT DO NOTHING")
-            .bind(store.to_string())
-            .bind(tenant.to_string())
-            .execute(self.connection())
-            .await
-            .map_err(Fault::database("open a store to a tenant"))?;
+        self.sql(&OPEN_TO).bind(store).bind(tenant).run().await?;
         Ok(())
     }
 
     /// The store of this name, URL or identity.
     pub async fn store(&mut self, key: &str) -> Result<Option<Store>, Fault> {
-        let stores = self.select_stores(Some(key)).await?;
-        Ok(stores.into_iter().next())
+        Ok(self.select_stores(Some(key)).await?.into_iter().next())
     }
 
     /// All stores, by name.
@@ -192,15 +190,6 @@ impl Tx {
     }
 
     async fn select_stores(&mut self, key: Option<&str>) -> Result<Vec<Store>, Fault> {
-        let rows = sqlx::query(
-            "SELECT s.*, (SELECT json_group_array(name) FROM (SELECT t.name FROM store_scopes c JOIN tenants t ON t.id = c.tenant_id
-                WHERE c.store_id = s.id ORDER BY t.name)) AS tenants
-             FROM stores s WHERE ?1 IS NULL OR s.name = ?1 OR s.url = ?1 OR s.identity = ?1 OR s.id = ?1 ORDER BY s.name",
-        )
-        .bind(key)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read stores"))?;
-        rows.iter().map(store).collect()
+        self.sql(&STORES).bind(key).all().await?.iter().map(store).collect()
     }
 }

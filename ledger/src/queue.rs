@@ -7,14 +7,14 @@ use chrono::{DateTime, Utc};
 use lethe_stages::{Refusal, Step};
 use serde::Serialize;
 use serde_json::Value as Json;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
     many::{Many, Script},
-    rows::{Cells, one, to_json, us},
+    rows::{Cells, to_json},
+    sql::{self, Row, statements},
 };
 
 lethe_stages::text_enum! {
@@ -128,10 +128,10 @@ pub enum Settlement {
 
 pub(crate) fn run(cells: &Cells<'_>) -> Result<Run, Fault> {
     Ok(Run {
-        id: cells.parsed("id")?,
-        offboarding_id: cells.parsed("offboarding_id")?,
-        plane_id: cells.parsed("plane_id")?,
-        tenant_id: cells.parsed("tenant_id")?,
+        id: cells.id("id")?,
+        offboarding_id: cells.id("offboarding_id")?,
+        plane_id: cells.id("plane_id")?,
+        tenant_id: cells.id("tenant_id")?,
         step: cells.parsed("step")?,
         status: cells.parsed("status")?,
         due_at: cells.maybe_at("due_at")?,
@@ -151,7 +151,7 @@ pub(crate) fn run(cells: &Cells<'_>) -> Result<Run, Fault> {
     })
 }
 
-pub(crate) fn run_row(row: &SqliteRow) -> Result<Run, Fault> {
+pub(crate) fn run_row(row: &Row) -> Result<Run, Fault> {
     run(&Cells::new(row, "stage_runs", "id"))
 }
 
@@ -170,18 +170,43 @@ pub struct NewRun {
     pub due_at: DateTime<Utc>,
 }
 
+/// A run as it is inserted: due at an instant, or leased already.
+#[derive(Debug)]
+pub(crate) struct Enqueued {
+    id: Uuid,
+    new: NewRun,
+    leased: Option<(i64, Lease)>,
+}
+
 static ENQUEUE: Many = Many {
     doing: "enqueue a run",
-    before: "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, attempt, interruptions, enqueued_at)",
+    before:
+        "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, epoch, lease_owner, lease_until,
+            started_at, attempt, interruptions, enqueued_at)",
     after: "",
-    columns: 10,
+    types: &[
+        "uuid",
+        "uuid",
+        "uuid",
+        "uuid",
+        "text",
+        "text",
+        "timestamptz",
+        "bigint",
+        "text",
+        "timestamptz",
+        "timestamptz",
+        "bigint",
+        "bigint",
+        "timestamptz",
+    ],
 };
 
 static RAISE: Many = Many {
     doing: "raise a plane's epoch",
     before: "WITH claim (plane_id, epoch) AS (",
     after: ") UPDATE planes SET epoch = claim.epoch FROM claim WHERE planes.id = claim.plane_id AND planes.epoch = claim.epoch - 1",
-    columns: 2,
+    types: &["uuid", "bigint"],
 };
 
 static LEASE: Many = Many {
@@ -190,9 +215,10 @@ static LEASE: Many = Many {
     after: ") UPDATE stage_runs AS r SET status = 'running', due_at = NULL, blocked = NULL, progress = NULL, epoch = claim.epoch,
             lease_owner = claim.owner, lease_until = claim.until, started_at = coalesce(started_at, claim.at)
         FROM claim WHERE r.id = claim.run_id AND r.status = 'queued'",
-    columns: 5,
+    types: &["uuid", "bigint", "text", "timestamptz", "timestamptz"],
 };
 
+// `|| ''`: SQLite plans a statement anew at each call whose bound value it has compared with the condition of an index.
 static SETTLE: Many = Many {
     doing: "settle a run",
     before: "WITH answer (id, was, epoch, status, due_at, waits_for, blocked, evidence, error, attempts, interruptions, finished_at) AS (",
@@ -200,58 +226,126 @@ static SETTLE: Many = Many {
             blocked = answer.blocked, evidence = answer.evidence, last_error = coalesce(answer.error, r.last_error),
             attempt = r.attempt + answer.attempts, interruptions = r.interruptions + answer.interruptions,
             finished_at = answer.finished_at, lease_owner = NULL, lease_until = NULL
-        FROM answer WHERE r.id = answer.id AND r.status = answer.was AND r.epoch IS answer.epoch",
-    columns: 12,
+        FROM answer WHERE r.id = answer.id AND r.status = answer.was || '' AND r.epoch IS NOT DISTINCT FROM answer.epoch",
+    types: &[
+        "uuid",
+        "text",
+        "bigint",
+        "text",
+        "timestamptz",
+        "text",
+        "jsonb",
+        "jsonb",
+        "jsonb",
+        "bigint",
+        "bigint",
+        "timestamptz",
+    ],
 };
+
+impl Run {
+    /// As it stands once it is leased.
+    pub(crate) fn leased(&mut self, epoch: i64, lease: &Lease, at: DateTime<Utc>) {
+        self.status = RunStatus::Running;
+        self.due_at = None;
+        self.blocked = None;
+        self.progress = None;
+        self.epoch = Some(epoch);
+        self.lease_owner = Some(lease.owner.clone());
+        self.lease_until = Some(lease.until);
+        self.started_at = self.started_at.or(Some(at));
+    }
+
+    /// A run that follows another one, queued. It is in no ledger yet.
+    pub(crate) fn new(id: Uuid, new: &NewRun, at: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            offboarding_id: new.offboarding_id,
+            plane_id: new.plane_id,
+            tenant_id: new.tenant_id,
+            step: new.step,
+            status: RunStatus::Queued,
+            due_at: Some(new.due_at),
+            waits_for: None,
+            attempt: 0,
+            interruptions: 0,
+            epoch: None,
+            lease_owner: None,
+            lease_until: None,
+            progress: None,
+            blocked: None,
+            last_error: None,
+            evidence: None,
+            enqueued_at: at,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+}
+
+impl Enqueued {
+    /// The run of a case that is in no ledger yet; leased at once, at the epoch named, if it is handed on.
+    pub(crate) fn of(run: &Run, at: DateTime<Utc>, leased: Option<(i64, Lease)>) -> Self {
+        let Run { id, offboarding_id, plane_id, tenant_id, step, due_at, .. } = run;
+        let (offboarding_id, plane_id, tenant_id, step) = (*offboarding_id, *plane_id, *tenant_id, *step);
+        let new = NewRun { offboarding_id, plane_id, tenant_id, step, due_at: due_at.unwrap_or(at) };
+        Self { id: *id, new, leased }
+    }
+}
 
 impl Tx {
     /// Inserts a run.
     pub async fn enqueue(&mut self, new: NewRun) -> Result<(), Fault> {
         let mut script = Script::default();
-        self.enqueue_all(vec![new], &mut script);
+        let id = self.new_id();
+        self.enqueue_all(vec![Enqueued { id, new, leased: None }], &mut script);
         self.run(script).await
     }
 
-    pub(crate) fn enqueue_all(&self, new: Vec<NewRun>, script: &mut Script) {
-        let at = us(self.at());
-        let new = new.into_iter().map(|new| (self.new_id(), new)).collect();
-        script.add(&ENQUEUE, new, move |query, (id, new): (Uuid, NewRun)| {
-            let query = query.bind(id.to_string()).bind(new.offboarding_id.to_string()).bind(new.plane_id.to_string());
-            let query = query.bind(new.tenant_id.to_string()).bind(new.step.as_str()).bind(RunStatus::Queued.as_str());
-            query.bind(us(new.due_at)).bind(0).bind(0).bind(at)
+    pub(crate) fn enqueue_all(&mut self, runs: Vec<Enqueued>, script: &mut Script) {
+        let at = self.at();
+        for run in runs.iter().filter(|run| run.leased.is_none()) {
+            self.is_due(run.new.due_at);
+        }
+        let raised = runs.iter().filter_map(|run| run.leased.as_ref().map(|(epoch, _)| (run.new.plane_id, *epoch))).collect();
+        script.add(&RAISE, raised, |query, (plane, epoch): (Uuid, i64)| query.bind(plane).bind(epoch));
+        script.add(&ENQUEUE, runs, move |query, Enqueued { id, new, leased }: Enqueued| {
+            let status = if leased.is_some() { RunStatus::Running } else { RunStatus::Queued };
+            let due_at = leased.is_none().then_some(new.due_at);
+            let started_at = leased.is_some().then_some(at);
+            let (epoch, lease) = leased.unzip();
+            let (owner, until) = lease.map(|lease| (lease.owner, lease.until)).unzip();
+            let query = query.bind(id).bind(new.offboarding_id).bind(new.plane_id).bind(new.tenant_id).bind(new.step.as_str());
+            let query = query.bind(status.as_str()).bind(due_at).bind(epoch).bind(owner).bind(until).bind(started_at);
+            query.bind(0).bind(0).bind(at)
         });
     }
 
     /// Leases queued runs, each of a plane whose epoch is thereby raised by one to the epoch named beside it.
     pub async fn lease(&mut self, runs: &[(&Run, i64)], lease: &Lease) -> Result<(), Fault> {
-        let (at, until, owner) = (us(self.at()), us(lease.until), lease.owner.clone());
+        let (at, until, owner) = (self.at(), lease.until, lease.owner.clone());
         let mut script = Script::default();
+        let written = self.trail_all(&mut script);
         let planes = runs.iter().map(|(run, epoch)| (run.plane_id, *epoch)).collect();
-        script.add(&RAISE, planes, |query, (plane, epoch): (Uuid, i64)| query.bind(plane.to_string()).bind(epoch));
+        script.add(&RAISE, planes, |query, (plane, epoch): (Uuid, i64)| query.bind(plane).bind(epoch));
         let runs = runs.iter().map(|(run, epoch)| (run.id, *epoch)).collect();
         script.add(&LEASE, runs, move |query, (run, epoch): (Uuid, i64)| {
-            query.bind(run.to_string()).bind(epoch).bind(owner.clone()).bind(until).bind(at)
+            query.bind(run).bind(epoch).bind(&owner).bind(until).bind(at)
         });
-        self.run(script).await
+        self.run(script).await?;
+        self.count(written).await
     }
 
     /// Renews the leases among `runs` (with the epoch of each claim) that are still the owner's; answers those that are.
     pub async fn renew(&mut self, runs: &[(Uuid, i64, Option<Json>)], lease: &Lease) -> Result<Vec<Uuid>, Fault> {
+        // In the order in which everybody locks runs.
+        let mut runs: Vec<_> = runs.iter().collect();
+        runs.sort_by_key(|(id, ..)| *id);
         let mut mine = Vec::new();
         for (id, epoch, progress) in runs {
-            let done = sqlx::query(
-                "UPDATE stage_runs SET lease_until = ?, progress = coalesce(?, progress)
-                 WHERE id = ? AND status = 'running' AND epoch = ? AND lease_owner = ?",
-            )
-            .bind(us(lease.until))
-            .bind(progress.as_ref().map(|progress| progress.to_string()))
-            .bind(id.to_string())
-            .bind(epoch)
-            .bind(&lease.owner)
-            .execute(self.connection())
-            .await
-            .map_err(Fault::database("renew a lease"))?;
-            if done.rows_affected() == 1 {
+            let progress = progress.as_ref().map(|progress| sql::Json(progress.to_string()));
+            let renew = self.sql(&RENEW).bind(*id).bind(*epoch).bind(&lease.owner).bind(lease.until).bind(progress);
+            if renew.run().await? == 1 {
                 mine.push(*id);
             }
         }
@@ -265,140 +359,158 @@ impl Tx {
         self.run(script).await
     }
 
-    pub(crate) fn settle_all(&self, settled: Vec<Settled>, script: &mut Script) {
-        let at = us(self.at());
+    pub(crate) fn settle_all(&mut self, settled: Vec<Settled>, script: &mut Script) {
+        let at = self.at();
+        settled.iter().filter_map(|row| row.due_at).for_each(|due_at| self.is_due(due_at));
         script.add(&SETTLE, settled, move |query, row: Settled| {
-            let query = query.bind(row.id.to_string()).bind(row.was.as_str()).bind(row.epoch);
-            let query = query.bind(row.status.as_str()).bind(row.due_at.map(us)).bind(row.waits_for).bind(row.blocked);
-            let query = query.bind(row.evidence).bind(row.error).bind(row.attempts).bind(row.interruptions);
-            query.bind(row.finished.then_some(at))
+            let query = query.bind(row.id).bind(row.was.as_str()).bind(row.epoch);
+            let query = query.bind(row.status.as_str()).bind(row.due_at).bind(row.waits_for).bind(row.blocked.map(sql::Json));
+            let query = query.bind(row.evidence.map(sql::Json)).bind(row.error.map(sql::Json)).bind(row.attempts);
+            query.bind(row.interruptions).bind(row.finished.then_some(at))
         });
     }
 
     /// Queues a halted run again, now, with its attempts and interruptions reset.
     pub async fn retry_run(&mut self, run: &Run) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query(
-            "UPDATE stage_runs SET status = 'queued', due_at = ?, attempt = 0, interruptions = 0, finished_at = NULL, blocked = NULL
-             WHERE id = ? AND status = 'halted'",
-        )
-        .bind(at)
-        .bind(run.id.to_string())
-        .execute(self.connection())
-        .await;
-        one("retry a run", done.map_err(Fault::database("retry a run"))?)
+        let at = self.at();
+        self.is_due(at);
+        self.sql(&RETRY).bind(run.id).bind(at).one().await
     }
 
     /// Runs whose lease has run out.
     pub async fn expired_leases(&mut self) -> Result<Vec<Run>, Fault> {
-        let at = us(self.at());
-        self.select_runs("SELECT * FROM stage_runs WHERE status = 'running' AND lease_until <= ?", at.to_string(), true).await
+        let at = self.at();
+        self.sql(&EXPIRED).bind(at).all().await?.iter().map(run_row).collect()
     }
 
     /// Runs leased to a worker.
     pub async fn leased_to(&mut self, owner: &str) -> Result<Vec<Run>, Fault> {
-        self.select_runs("SELECT * FROM stage_runs WHERE status = 'running' AND lease_owner = ?", owner.to_owned(), false).await
+        self.sql(&LEASED_TO).bind(owner).all().await?.iter().map(run_row).collect()
     }
 
     /// The workers that hold leases.
     pub async fn lease_owners(&mut self) -> Result<Vec<String>, Fault> {
-        sqlx::query_scalar("SELECT DISTINCT lease_owner FROM stage_runs WHERE status = 'running'")
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("list lease owners"))
+        let rows = self.sql(&OWNERS).all().await?;
+        rows.iter().map(|row| Cells::new(row, "stage_runs", "lease_owner").get("lease_owner")).collect()
     }
 
     /// The runs of an offboarding, the oldest first.
     pub async fn runs_of(&mut self, offboarding: Uuid) -> Result<Vec<Run>, Fault> {
-        self.select_runs("SELECT * FROM stage_runs WHERE offboarding_id = ? ORDER BY rowid", offboarding.to_string(), false).await
+        self.sql(&RUNS_OF).bind(offboarding).all().await?.iter().map(run_row).collect()
     }
 
     /// The plane's run that is not finished, halted ones included.
     pub async fn open_run(&mut self, plane: Uuid) -> Result<Option<Run>, Fault> {
-        let open = "SELECT * FROM stage_runs WHERE plane_id = ? AND status IN ('queued', 'parked', 'running', 'halted')";
-        Ok(self.select_runs(open, plane.to_string(), false).await?.pop())
-    }
-
-    async fn select_runs(&mut self, statement: &'static str, key: String, number: bool) -> Result<Vec<Run>, Fault> {
-        let query = sqlx::query(statement);
-        let query = if number { query.bind(key.parse::<i64>().unwrap_or_default()) } else { query.bind(key) };
-        let rows = query.fetch_all(self.connection()).await.map_err(Fault::database("read runs"))?;
-        rows.iter().map(run_row).collect()
+        self.sql(&OPEN).bind(plane).optional().await?.as_ref().map(run_row).transpose()
     }
 
     /// When the next queued run is due, in the past if it already is.
     pub async fn next_due(&mut self) -> Result<Option<DateTime<Utc>>, Fault> {
-        let due: Option<i64> =
-            sqlx::query_scalar("SELECT due_at FROM stage_runs WHERE status = 'queued' ORDER BY due_at LIMIT 1")
-                .fetch_optional(self.connection())
-                .await
-                .map_err(Fault::database("read the next due time"))?;
-        Ok(due.and_then(DateTime::from_timestamp_micros))
+        let row = self.sql(&NEXT_DUE).optional().await?;
+        row.map(|row| Cells::new(&row, "stage_runs", "due_at").at("due_at")).transpose()
     }
 
-    /// Purges first claimed since an instant.
+    /// Purges first claimed since an instant. Until this transaction ends, nobody else counts them.
     pub async fn purges_since(&mut self, since: DateTime<Utc>) -> Result<i64, Fault> {
-        sqlx::query_scalar("SELECT count(*) FROM stage_runs WHERE step = 'purge' AND started_at > ?")
-            .bind(us(since))
-            .fetch_one(self.connection())
-            .await
-            .map_err(Fault::database("count recent purges"))
+        self.lock_purges().await?;
+        let row = self.sql(&PURGES).bind(since).first().await?;
+        Cells::new(&row, "stage_runs", "purges").get("purges")
     }
 
     /// Makes the plane's run due now if it waits for one of `codes`. Answers whether it did.
     pub async fn wake(&mut self, plane: Uuid, codes: &[lethe_stages::Code]) -> Result<bool, Fault> {
-        let at = us(self.at());
-        let codes: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-        let done = sqlx::query(
-            "UPDATE stage_runs SET status = 'queued', due_at = ?1, waits_for = NULL
-             WHERE plane_id = ?2 AND (status = 'parked' AND waits_for IN (SELECT value FROM json_each(?3))
-                OR status = 'queued' AND due_at > ?1 AND blocked ->> 'code' IN (SELECT value FROM json_each(?3)))",
-        )
-        .bind(at)
-        .bind(plane.to_string())
-        .bind(to_json(&codes))
-        .execute(self.connection())
-        .await
-        .map_err(Fault::database("wake a run"))?;
-        Ok(done.rows_affected() > 0)
+        let at = self.at();
+        let woken = self.sql(&WAKE).bind(at).bind(plane).bind(codes).run().await? > 0;
+        if woken {
+            self.is_due(at);
+        }
+        Ok(woken)
     }
 
     /// Makes every parked run due now whose reason no longer stands: released holds, ended usage, lifted pauses, standing approvals,
     /// tenants back in business. What wakes them at once is the operation that changes the fact; this is the reconciler behind it.
     pub async fn wake_settled(&mut self) -> Result<u64, Fault> {
-        let at = us(self.at());
-        let done = sqlx::query(
-            "UPDATE stage_runs AS r SET status = 'queued', due_at = ?1, waits_for = NULL WHERE status = 'parked' AND (
-                waits_for = 'HOLD_ACTIVE' AND NOT EXISTS (SELECT 1 FROM holds h JOIN planes p ON p.id = r.plane_id
-                    WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id))
-                OR waits_for IN ('ACTIVE_REFERENCES', 'ACTIVE_USAGE') AND NOT EXISTS (SELECT 1 FROM plane_usage u
-                    WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > ?1
-                    AND (u.kind = 'run' OR waits_for = 'ACTIVE_USAGE'))
-                OR waits_for IN ('APPROVAL_REQUIRED', 'APPROVAL_EXPIRED', 'APPROVAL_DENIED', 'PLAN_CHANGED') AND EXISTS (SELECT 1
-                    FROM approvals a WHERE a.offboarding_id = r.offboarding_id AND a.status = 'granted' AND a.expires_at > ?1)
-                OR waits_for = 'CLOCK_SUSPECT' AND NOT EXISTS (SELECT 1 FROM witness WHERE clock_suspect_since IS NOT NULL)
-                OR waits_for = 'LEDGER_BEHIND' AND NOT EXISTS (SELECT 1 FROM witness WHERE behind_since IS NOT NULL)
-                OR waits_for = 'USAGE_UNKNOWN' AND EXISTS (SELECT 1 FROM planes p WHERE p.id = r.plane_id AND p.usage_reported = 1)
-                OR waits_for = 'PAUSED' AND NOT EXISTS (SELECT 1 FROM pauses)
-                OR waits_for = 'TENANT_NOT_ACTIVE' AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = r.tenant_id AND t.status = 'active'))",
-        )
-        .bind(at)
-        .execute(self.connection())
-        .await
-        .map_err(Fault::database("wake settled runs"))?;
-        Ok(done.rows_affected())
+        self.wake_all(&WAKE_SETTLED).await
     }
 
     /// Makes every run due now that waits for a pause to be lifted; those still paused park again.
     pub async fn wake_paused(&mut self) -> Result<u64, Fault> {
-        let at = us(self.at());
-        let done = sqlx::query("UPDATE stage_runs SET status = 'queued', due_at = ?, waits_for = NULL WHERE status = 'parked' AND waits_for = 'PAUSED'")
-            .bind(at)
-            .execute(self.connection())
-            .await
-            .map_err(Fault::database("wake paused runs"))?;
-        Ok(done.rows_affected())
+        self.wake_all(&WAKE_PAUSED).await
     }
+
+    async fn wake_all(&mut self, statement: &'static sql::Sql) -> Result<u64, Fault> {
+        let at = self.at();
+        let woken = self.sql(statement).bind(at).run().await?;
+        if woken > 0 {
+            self.is_due(at);
+        }
+        Ok(woken)
+    }
+}
+
+/// What no longer holds a parked run `r` back.
+macro_rules! settled {
+    () => {
+        "(waits_for = 'HOLD_ACTIVE' AND NOT EXISTS (SELECT 1 FROM holds h JOIN planes p ON p.id = r.plane_id
+            WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id))
+        OR waits_for IN ('ACTIVE_REFERENCES', 'ACTIVE_USAGE') AND NOT EXISTS (SELECT 1 FROM plane_usage u
+            WHERE u.plane_id = r.plane_id AND u.closed_at IS NULL AND u.expires_at > $1
+            AND (u.kind = 'run' OR waits_for = 'ACTIVE_USAGE'))
+        OR waits_for IN ('APPROVAL_REQUIRED', 'APPROVAL_EXPIRED', 'APPROVAL_DENIED', 'PLAN_CHANGED') AND EXISTS (SELECT 1
+            FROM approvals a WHERE a.offboarding_id = r.offboarding_id AND a.status = 'granted' AND a.expires_at > $1)
+        OR waits_for = 'CLOCK_SUSPECT' AND NOT EXISTS (SELECT 1 FROM witness WHERE clock_suspect_since IS NOT NULL)
+        OR waits_for = 'LEDGER_BEHIND' AND NOT EXISTS (SELECT 1 FROM witness WHERE behind_since IS NOT NULL)
+        OR waits_for = 'USAGE_UNKNOWN' AND EXISTS (SELECT 1 FROM planes p WHERE p.id = r.plane_id AND p.usage_reported)
+        OR waits_for = 'PAUSED' AND NOT EXISTS (SELECT 1 FROM pauses)
+        OR waits_for = 'TENANT_NOT_ACTIVE' AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = r.tenant_id AND t.status = 'active'))"
+    };
+}
+
+/// On PostgreSQL the runs whose tenant, plane and row are free; what somebody else works on just now, the next sweep finds.
+macro_rules! wake {
+    ($which:expr) => {
+        concat!("UPDATE stage_runs AS r SET status = 'queued', due_at = $1, waits_for = NULL WHERE status = 'parked' AND ", $which)
+    };
+    ($which:expr, free) => {
+        concat!(
+            "WITH free AS (SELECT r.id FROM stage_runs r JOIN tenants tt ON tt.id = r.tenant_id JOIN planes pp ON pp.id = r.plane_id
+                WHERE r.status = 'parked' AND ",
+            $which,
+            " FOR SHARE OF tt SKIP LOCKED FOR UPDATE OF pp SKIP LOCKED FOR UPDATE OF r SKIP LOCKED)
+            UPDATE stage_runs AS r SET status = 'queued', due_at = $1, waits_for = NULL FROM free WHERE r.id = free.id"
+        )
+    };
+}
+
+/// Every batch of this module.
+#[cfg(feature = "testing")]
+pub(crate) static BATCHES: &[&Many] = &[&ENQUEUE, &RAISE, &LEASE, &SETTLE];
+
+statements! {
+    RENEW = "renew a lease",
+        "UPDATE stage_runs SET lease_until = $4, progress = coalesce($5, progress)
+         WHERE id = $1 AND status = 'running' AND epoch = $2 AND lease_owner = $3";
+    RETRY = "retry a run",
+        "UPDATE stage_runs SET status = 'queued', due_at = $2, attempt = 0, interruptions = 0, finished_at = NULL, blocked = NULL
+         WHERE id = $1 AND status = 'halted'";
+    EXPIRED = "read expired leases", "SELECT * FROM stage_runs WHERE status = 'running' AND lease_until <= $1";
+    LEASED_TO = "read a worker's runs", "SELECT * FROM stage_runs WHERE status = 'running' AND lease_owner = $1";
+    OWNERS = "list lease owners", "SELECT DISTINCT lease_owner FROM stage_runs WHERE status = 'running'";
+    RUNS_OF = "read runs",
+        "SELECT * FROM stage_runs WHERE offboarding_id = $1 ORDER BY rowid",
+        "SELECT * FROM stage_runs WHERE offboarding_id = $1 ORDER BY place";
+    OPEN = "read runs", "SELECT * FROM stage_runs WHERE plane_id = $1 AND status IN ('queued', 'parked', 'running', 'halted')";
+    NEXT_DUE = "read the next due time", "SELECT due_at FROM stage_runs WHERE status = 'queued' ORDER BY due_at LIMIT 1";
+    PURGES = "count recent purges", "SELECT count(*) AS purges FROM stage_runs WHERE step = 'purge' AND started_at > $1";
+    WAKE = "wake a run",
+        "UPDATE stage_runs SET status = 'queued', due_at = $1, waits_for = NULL
+         WHERE plane_id = $2 AND (status = 'parked' AND waits_for IN (SELECT value FROM json_each($3))
+            OR status = 'queued' AND due_at > $1 AND blocked ->> 'code' IN (SELECT value FROM json_each($3)))",
+        "UPDATE stage_runs SET status = 'queued', due_at = $1, waits_for = NULL
+         WHERE plane_id = $2 AND (status = 'parked' AND waits_for = ANY($3)
+            OR status = 'queued' AND due_at > $1 AND blocked ->> 'code' = ANY($3))";
+    WAKE_SETTLED = "wake settled runs", wake!(settled!()), wake!(settled!(), free);
+    WAKE_PAUSED = "wake paused runs", wake!("waits_for = 'PAUSED'"), wake!("waits_for = 'PAUSED'", free);
 }
 
 /// A settlement as it is written.

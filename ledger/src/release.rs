@@ -2,13 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, us},
+    rows::Cells,
+    sql::{Row, statements},
 };
 
 lethe_stages::text_enum! {
@@ -137,12 +137,12 @@ pub struct Pause {
     pub paused_at: DateTime<Utc>,
 }
 
-fn approval(row: &SqliteRow) -> Result<Approval, Fault> {
+fn approval(row: &Row) -> Result<Approval, Fault> {
     let cells = Cells::new(row, "approvals", "id");
     Ok(Approval {
-        id: cells.parsed("id")?,
-        offboarding_id: cells.parsed("offboarding_id")?,
-        plane_id: cells.parsed("plane_id")?,
+        id: cells.id("id")?,
+        offboarding_id: cells.id("offboarding_id")?,
+        plane_id: cells.id("plane_id")?,
         plan_digest: cells.get("plan_digest")?,
         status: cells.parsed("status")?,
         requested_by: cells.get("requested_by")?,
@@ -154,12 +154,12 @@ fn approval(row: &SqliteRow) -> Result<Approval, Fault> {
     })
 }
 
-fn hold(row: &SqliteRow) -> Result<Hold, Fault> {
+fn hold(row: &Row) -> Result<Hold, Fault> {
     let cells = Cells::new(row, "holds", "id");
     Ok(Hold {
-        id: cells.parsed("id")?,
+        id: cells.id("id")?,
         subject_kind: cells.parsed("subject_kind")?,
-        subject_id: cells.parsed("subject_id")?,
+        subject_id: cells.id("subject_id")?,
         reason: cells.get("reason")?,
         placed_by: cells.get("placed_by")?,
         placed_at: cells.at("placed_at")?,
@@ -169,160 +169,116 @@ fn hold(row: &SqliteRow) -> Result<Hold, Fault> {
     })
 }
 
+macro_rules! select_approvals {
+    ($where:literal) => {
+        concat!("SELECT a.*, o.plane_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id WHERE ", $where)
+    };
+}
+
+statements! {
+    DECIDE = "record an approval",
+        "INSERT INTO approvals (id, offboarding_id, plan_digest, status, requested_by, approved_by, identity_assurance, reason,
+            decided_at, expires_at, ended_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL)";
+    END = "end an approval", "UPDATE approvals SET status = $2, ended_at = $3 WHERE id = $1 AND status = 'granted'";
+    APPROVALS = "read approvals", select_approvals!("true ORDER BY a.decided_at, a.id");
+    APPROVALS_OF = "read approvals", select_approvals!("a.offboarding_id = $1 ORDER BY a.decided_at, a.id");
+    EXPIRED = "read expired approvals", select_approvals!("a.status = 'granted' AND a.expires_at <= $1");
+    PLACE = "place a hold",
+        "INSERT INTO holds (id, subject_kind, subject_id, reason, placed_by, placed_at) VALUES ($1, $2, $3, $4, $5, $6)";
+    RELEASE = "release a hold",
+        "UPDATE holds SET released_at = $2, released_by = $3, release_reason = $4 WHERE id = $1 AND released_at IS NULL";
+    HOLDS = "read holds", "SELECT * FROM holds WHERE ($1 OR released_at IS NULL) ORDER BY placed_at, id";
+    HOLDS_ON = "read holds",
+        "SELECT * FROM holds WHERE ($1 OR released_at IS NULL) AND subject_id IN (SELECT value FROM json_each($2))
+         ORDER BY placed_at, id",
+        "SELECT * FROM holds WHERE ($1 OR released_at IS NULL) AND subject_id = ANY($2) ORDER BY placed_at, id";
+    HOLD = "read a hold", "SELECT * FROM holds WHERE id = $1";
+    PAUSE = "pause",
+        "INSERT INTO pauses (scope, reason, paused_by, paused_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (scope) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at";
+    RESUME = "resume", "DELETE FROM pauses WHERE scope = $1";
+    PAUSES = "read pauses", "SELECT * FROM pauses ORDER BY scope";
+}
+
 impl Tx {
     /// Puts a decision on record and answers its id.
     pub async fn insert_approval(&mut self, new: &NewApproval) -> Result<Uuid, Fault> {
         let id = self.new_id();
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO approvals (id, offboarding_id, plan_digest, status, requested_by, approved_by, identity_assurance, reason,
-                decided_at, expires_at, ended_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-        )
-        .bind(id.to_string())
-        .bind(new.offboarding_id.to_string())
-        .bind(&new.plan_digest)
-        .bind(new.status.as_str())
-        .bind(&new.requested_by)
-        .bind(&new.approved_by)
-        .bind(new.identity_assurance.as_str())
-        .bind(&new.reason)
-        .bind(at)
-        .bind(us(new.expires_at))
-        .execute(self.connection())
-        .await;
-        one("record an approval", done.map_err(Fault::database("record an approval"))?)?;
+        let at = self.at();
+        let decide = self.sql(&DECIDE).bind(id).bind(new.offboarding_id).bind(&new.plan_digest).bind(new.status.as_str());
+        let decide = decide.bind(&new.requested_by).bind(&new.approved_by).bind(new.identity_assurance.as_str());
+        decide.bind(&new.reason).bind(at).bind(new.expires_at).one().await?;
         Ok(id)
     }
 
     /// Ends a granted approval.
     pub async fn end_approval(&mut self, id: Uuid, status: ApprovalStatus) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query("UPDATE approvals SET status = ?, ended_at = ? WHERE id = ? AND status = 'granted'")
-            .bind(status.as_str())
-            .bind(at)
-            .bind(id.to_string())
-            .execute(self.connection())
-            .await;
-        one("end an approval", done.map_err(Fault::database("end an approval"))?)
+        let at = self.at();
+        self.sql(&END).bind(id).bind(status.as_str()).bind(at).one().await
     }
 
     /// Decisions by date: of one offboarding or of all.
     pub async fn approvals(&mut self, offboarding: Option<Uuid>) -> Result<Vec<Approval>, Fault> {
-        let rows = sqlx::query(
-            "SELECT a.*, o.plane_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id
-             WHERE ?1 IS NULL OR a.offboarding_id = ?1 ORDER BY a.decided_at, a.id",
-        )
-        .bind(offboarding.map(|id| id.to_string()))
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read approvals"))?;
+        let rows = match offboarding {
+            Some(offboarding) => self.sql(&APPROVALS_OF).bind(offboarding).all().await?,
+            None => self.sql(&APPROVALS).all().await?,
+        };
         rows.iter().map(approval).collect()
     }
 
     /// Granted approvals that have expired unused.
     pub async fn expired_approvals(&mut self) -> Result<Vec<Approval>, Fault> {
-        let at = us(self.at());
-        let rows = sqlx::query(
-            "SELECT a.*, o.plane_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id
-             WHERE a.status = 'granted' AND a.expires_at <= ?",
-        )
-        .bind(at)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read expired approvals"))?;
-        rows.iter().map(approval).collect()
+        let at = self.at();
+        self.sql(&EXPIRED).bind(at).all().await?.iter().map(approval).collect()
     }
 
     /// Places a hold and answers it.
     pub async fn insert_hold(&mut self, kind: HoldSubject, subject: Uuid, reason: &str, by: &str) -> Result<Uuid, Fault> {
         let id = self.new_id();
-        let at = us(self.at());
-        let done = sqlx::query(
-            "INSERT INTO holds (id, subject_kind, subject_id, reason, placed_by, placed_at) VALUES (?, ?, ?, ?, ?, ?)",
-        )
-        .bind(id.to_string())
-        .bind(kind.as_str())
-        .bind(subject.to_string())
-        .bind(reason)
-        .bind(by)
-        .bind(at)
-        .execute(self.connection())
-        .await;
-        one("place a hold", done.map_err(Fault::database("place a hold"))?)?;
+        let at = self.at();
+        self.sql(&PLACE).bind(id).bind(kind.as_str()).bind(subject).bind(reason).bind(by).bind(at).one().await?;
         Ok(id)
     }
 
     /// Releases an open hold.
     pub async fn release_hold(&mut self, id: Uuid, reason: &str, by: &str) -> Result<(), Fault> {
-        let at = us(self.at());
-        let done = sqlx::query(
-            "UPDATE holds SET released_at = ?, released_by = ?, release_reason = ? WHERE id = ? AND released_at IS NULL",
-        )
-        .bind(at)
-        .bind(by)
-        .bind(reason)
-        .bind(id.to_string())
-        .execute(self.connection())
-        .await;
-        one("release a hold", done.map_err(Fault::database("release a hold"))?)
+        let at = self.at();
+        self.sql(&RELEASE).bind(id).bind(at).bind(by).bind(reason).one().await
     }
 
     /// Holds by date: on one subject or on all, open ones only unless `ended` is asked for too.
     pub async fn holds(&mut self, subjects: Option<&[Uuid]>, ended: bool) -> Result<Vec<Hold>, Fault> {
-        let rows = sqlx::query(
-            "SELECT * FROM holds WHERE (?1 IS NULL OR subject_id IN (SELECT value FROM json_each(?1))) AND (?2 OR released_at IS NULL)
-             ORDER BY placed_at, id",
-        )
-        .bind(subjects.map(crate::rows::to_json_slice))
-        .bind(ended)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read holds"))?;
+        let rows = match subjects {
+            Some(subjects) => self.sql(&HOLDS_ON).bind(ended).bind(subjects).all().await?,
+            None => self.sql(&HOLDS).bind(ended).all().await?,
+        };
         rows.iter().map(hold).collect()
     }
 
     /// The hold.
     pub async fn hold(&mut self, id: Uuid) -> Result<Option<Hold>, Fault> {
-        let row = sqlx::query("SELECT * FROM holds WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read a hold"))?;
-        row.as_ref().map(hold).transpose()
+        self.sql(&HOLD).bind(id).optional().await?.as_ref().map(hold).transpose()
     }
 
     /// Pauses a scope; again replaces the reason. Answers whether it was running before.
     pub async fn pause(&mut self, scope: &str, reason: &str, by: &str) -> Result<bool, Fault> {
+        self.lock_control(false).await?;
         let before = self.pauses().await?.iter().any(|pause| pause.scope == scope);
-        let at = us(self.at());
-        let done = sqlx::query("INSERT OR REPLACE INTO pauses (scope, reason, paused_by, paused_at) VALUES (?, ?, ?, ?)")
-            .bind(scope)
-            .bind(reason)
-            .bind(by)
-            .bind(at)
-            .execute(self.connection())
-            .await;
-        one("pause", done.map_err(Fault::database("pause"))?)?;
+        let at = self.at();
+        self.sql(&PAUSE).bind(scope).bind(reason).bind(by).bind(at).one().await?;
         Ok(!before)
     }
 
     /// Lifts a pause. Answers whether there was one.
     pub async fn resume(&mut self, scope: &str) -> Result<bool, Fault> {
-        let done = sqlx::query("DELETE FROM pauses WHERE scope = ?")
-            .bind(scope)
-            .execute(self.connection())
-            .await
-            .map_err(Fault::database("resume"))?;
-        Ok(done.rows_affected() > 0)
+        self.lock_control(false).await?;
+        Ok(self.sql(&RESUME).bind(scope).run().await? > 0)
     }
 
     /// Every pause in force.
     pub async fn pauses(&mut self) -> Result<Vec<Pause>, Fault> {
-        let rows = sqlx::query("SELECT * FROM pauses ORDER BY scope")
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("read pauses"))?;
+        let rows = self.sql(&PAUSES).all().await?;
         rows.iter()
             .map(|row| {
                 let cells = Cells::new(row, "pauses", "scope");

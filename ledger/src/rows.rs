@@ -4,11 +4,15 @@ use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
+use sqlx::{Decode, Postgres, Row as _, Sqlite, Type};
+use uuid::Uuid;
 
-use crate::fault::Fault;
+use crate::{
+    fault::Fault,
+    sql::{JsonText, Row},
+};
 
-/// Microseconds since the epoch, the ledger's form of an instant.
+/// Microseconds since the epoch, SQLite's form of an instant.
 pub(crate) fn us(at: DateTime<Utc>) -> i64 {
     at.timestamp_micros()
 }
@@ -18,68 +22,89 @@ pub(crate) fn whole_us(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
 }
 
-/// Parses a stored text.
-pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(
-    table: &'static str,
-    column: &'static str,
-    id: &str,
-    text: &str,
-) -> Result<T, Fault> {
-    text.parse().map_err(|error: T::Err| Fault::Unreadable { table, column, id: id.to_owned(), message: error.to_string() })
-}
-
 /// A row of `table` whose cells are read by name.
 pub(crate) struct Cells<'r> {
-    row: &'r SqliteRow,
+    row: &'r Row,
     table: &'static str,
     prefix: &'static str,
-    id: String,
+    id: &'static str,
 }
 
 impl<'r> Cells<'r> {
     /// `id` is the column that names the row in errors.
-    pub(crate) fn new(row: &'r SqliteRow, table: &'static str, id: &str) -> Self {
+    pub(crate) fn new(row: &'r Row, table: &'static str, id: &'static str) -> Self {
         Self::prefixed(row, table, "", id)
     }
 
     /// The same, where the columns of `table` carry a prefix because they stand in a join.
-    pub(crate) fn prefixed(row: &'r SqliteRow, table: &'static str, prefix: &'static str, id: &str) -> Self {
-        let id = row.try_get::<String, _>(format!("{prefix}{id}").as_str());
-        Self { row, table, prefix, id: id.unwrap_or_else(|_| "an unnamed row".into()) }
+    pub(crate) fn prefixed(row: &'r Row, table: &'static str, prefix: &'static str, id: &'static str) -> Self {
+        Self { row, table, prefix, id }
     }
 
     pub(crate) fn get<T>(&self, column: &'static str) -> Result<T, Fault>
     where
-        T: Decode<'r, Sqlite> + Type<Sqlite>,
+        T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>,
     {
-        let read = if self.prefix.is_empty() {
-            self.row.try_get(column)
-        } else {
-            self.row.try_get(format!("{}{column}", self.prefix).as_str())
-        };
+        let read = self.named(column, |name| match self.row {
+            Row::Sqlite(row) => row.try_get(name),
+            Row::Postgres(row) => row.try_get(name),
+        });
         read.map_err(|error| self.unreadable(column, error.to_string()))
     }
 
-    pub(crate) fn parsed<T: FromStr<Err: std::fmt::Display>>(&self, column: &'static str) -> Result<T, Fault> {
-        parse(self.table, column, &self.id, &self.get::<String>(column)?)
+    /// The same, where each database has a type of its own for it.
+    fn native<L, P, T>(&self, column: &'static str, lite: impl FnOnce(L) -> T, postgres: impl FnOnce(P) -> T) -> Result<T, Fault>
+    where
+        L: Decode<'r, Sqlite> + Type<Sqlite>,
+        P: Decode<'r, Postgres> + Type<Postgres>,
+    {
+        let read = self.named(column, |name| match self.row {
+            Row::Sqlite(row) => row.try_get(name).map(lite),
+            Row::Postgres(row) => row.try_get(name).map(postgres),
+        });
+        read.map_err(|error| self.unreadable(column, error.to_string()))
     }
 
-    pub(crate) fn maybe_parsed<T: FromStr<Err: std::fmt::Display>>(&self, column: &'static str) -> Result<Option<T>, Fault> {
-        self.get::<Option<String>>(column)?.map(|text| parse(self.table, column, &self.id, &text)).transpose()
+    fn named<T>(&self, column: &'static str, read: impl FnOnce(&str) -> T) -> T {
+        if self.prefix.is_empty() { read(column) } else { read(&format!("{}{column}", self.prefix)) }
+    }
+
+    pub(crate) fn parsed<T: FromStr<Err: std::fmt::Display>>(&self, column: &'static str) -> Result<T, Fault> {
+        let text = self.get::<&str>(column)?;
+        text.parse().map_err(|error: T::Err| self.unreadable(column, error.to_string()))
+    }
+
+    pub(crate) fn id(&self, column: &'static str) -> Result<Uuid, Fault> {
+        self.native(column, |text: &str| text.parse::<Uuid>(), Ok)?.map_err(|error| self.unreadable(column, error.to_string()))
+    }
+
+    pub(crate) fn maybe_id(&self, column: &'static str) -> Result<Option<Uuid>, Fault> {
+        let id =
+            self.native(column, |text: Option<&str>| text.map(|text| text.parse::<Uuid>()), |id: Option<Uuid>| id.map(Ok))?;
+        id.transpose().map_err(|error| self.unreadable(column, error.to_string()))
+    }
+
+    pub(crate) fn json_text(&self, column: &'static str) -> Result<Option<String>, Fault> {
+        Ok(self.get::<Option<JsonText>>(column)?.map(|json| json.0))
     }
 
     pub(crate) fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Fault> {
-        let text = self.get::<Option<String>>(column)?;
+        let text = self.json_text(column)?;
         text.map(|text| serde_json::from_str(&text).map_err(|error| self.unreadable(column, error.to_string()))).transpose()
     }
 
     pub(crate) fn at(&self, column: &'static str) -> Result<DateTime<Utc>, Fault> {
-        let us = self.get::<i64>(column)?;
-        DateTime::from_timestamp_micros(us).ok_or_else(|| self.unreadable(column, format!("{us} is not an instant")))
+        let at = self.native(column, |us: i64| DateTime::from_timestamp_micros(us).ok_or(us), Ok)?;
+        at.map_err(|us| self.unreadable(column, format!("{us} is not an instant")))
     }
 
     pub(crate) fn maybe_at(&self, column: &'static str) -> Result<Option<DateTime<Utc>>, Fault> {
-        self.get::<Option<i64>>(column)?.map(|_| self.at(column)).transpose()
+        let at = self.native(
+            column,
+            |us: Option<i64>| us.map(|us| DateTime::from_timestamp_micros(us).ok_or(us)),
+            |at: Option<DateTime<Utc>>| at.map(Ok),
+        )?;
+        at.transpose().map_err(|us| self.unreadable(column, format!("{us} is not an instant")))
     }
 
     pub(crate) fn span(&self, column: &'static str) -> Result<TimeDelta, Fault> {
@@ -87,24 +112,17 @@ impl<'r> Cells<'r> {
     }
 
     fn unreadable(&self, column: &'static str, message: String) -> Fault {
-        Fault::Unreadable { table: self.table, column, id: self.id.clone(), message }
+        let id = self.named(self.id, |name| match self.row {
+            Row::Sqlite(row) => row.try_get::<String, _>(name).ok(),
+            Row::Postgres(row) => {
+                row.try_get::<Uuid, _>(name).map(|id| id.to_string()).or_else(|_| row.try_get::<String, _>(name)).ok()
+            }
+        });
+        Fault::Unreadable { table: self.table, column, id: id.unwrap_or_else(|| "an unnamed row".into()), message }
     }
 }
 
 /// The JSON text of a value of our own.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("our own types serialise")
-}
-
-/// Insists that a write changed exactly one row.
-pub(crate) fn one(doing: &'static str, done: sqlx::sqlite::SqliteQueryResult) -> Result<(), Fault> {
-    match done.rows_affected() {
-        1 => Ok(()),
-        changed => Err(Fault::RowsAffected { doing, changed, wanted: 1 }),
-    }
-}
-
-/// The JSON text of a list of ids.
-pub(crate) fn to_json_slice(ids: &[uuid::Uuid]) -> String {
-    to_json(&ids)
 }

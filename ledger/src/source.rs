@@ -16,6 +16,12 @@ pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> DateTime<Utc>;
 
+    /// Whether a test moves it, so that it rules on PostgreSQL too instead of the server's.
+    #[cfg(feature = "testing")]
+    fn is_injected(&self) -> bool {
+        false
+    }
+
     /// How long the machine has been running. What [`Self::now`] gains beyond it was not time that passed.
     fn since_boot(&self) -> SinceBoot {
         crate::witness::machine()

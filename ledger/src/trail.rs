@@ -14,14 +14,14 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use lethe_stages::{LifecycleState, Step, canonical};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::{
     db::Tx,
     fault::Fault,
     many::{Many, Script},
-    rows::{Cells, us},
+    rows::Cells,
+    sql::{Row, statements},
 };
 
 /// The version of an entry's shape.
@@ -105,6 +105,19 @@ impl std::fmt::Display for Chain {
             Chain::Plane(id) => write!(f, "plane:{id}"),
             Chain::Tenant(id) => write!(f, "tenant:{id}"),
             Chain::System => f.write_str("system"),
+        }
+    }
+}
+
+impl std::str::FromStr for Chain {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |id: &str| id.parse::<Uuid>().map_err(|error| format!("`{text}` names no chain: {error}"));
+        match text.split_once(':') {
+            Some(("plane", plane)) => id(plane).map(Chain::Plane),
+            Some(("tenant", tenant)) => id(tenant).map(Chain::Tenant),
+            None if text == "system" => Ok(Chain::System),
+            _ => Err(format!("`{text}` names no chain")),
         }
     }
 }
@@ -329,11 +342,12 @@ pub(crate) struct Unwritten {
 struct EntryRow {
     chain: String,
     sequence_no: i64,
-    event_id: String,
+    event_id: Uuid,
     event_type: EventType,
     tenant_id: String,
-    plane_id: Option<String>,
-    offboarding_id: Option<String>,
+    plane_id: Option<Uuid>,
+    offboarding_id: Option<Uuid>,
+    at: DateTime<Utc>,
     body: String,
     previous: String,
     hash: String,
@@ -341,13 +355,18 @@ struct EntryRow {
 
 #[derive(Debug)]
 struct ValueRow {
-    event_id: String,
+    event_id: Uuid,
     field: &'static str,
     value: String,
     salt: [u8; 16],
 }
 
 impl Unwritten {
+    /// Whether this transaction knows where a chain stands.
+    pub(crate) fn knows(&self, chain: Chain) -> bool {
+        self.heads.contains_key(&chain)
+    }
+
     /// Notes where a chain stands, as read in this transaction. What was appended since is not forgotten.
     pub(crate) fn note(&mut self, chain: Chain, head: Option<(String, i64)>) {
         self.heads.entry(chain).or_insert_with(|| {
@@ -361,22 +380,64 @@ static ENTRIES: Many = Many {
     doing: "append to the trail",
     before: "INSERT INTO trail (chain, sequence_no, event_id, event_type, tenant_id, plane_id, offboarding_id, at, body, previous, hash)",
     after: "",
-    columns: 11,
+    types: &["text", "bigint", "uuid", "text", "text", "uuid", "uuid", "timestamptz", "text", "text", "text"],
 };
 
 static VALUES: Many = Many {
     doing: "append to the trail",
     before: "INSERT INTO trail_values (event_id, field, value, salt)",
     after: "",
-    columns: 4,
+    types: &["uuid", "text", "text", "bytea"],
 };
 
 static HEADS: Many = Many {
     doing: "move a chain's head",
     before: "INSERT INTO chains (chain, head, next_sequence)",
     after: "ON CONFLICT (chain) DO UPDATE SET head = excluded.head, next_sequence = excluded.next_sequence",
-    columns: 3,
+    types: &["text", "text", "bigint"],
 };
+
+/// Where several write, a chain's head was locked before, so it is there; and it says when it was moved, so that no later entry is
+/// dated before it.
+static LOCKED_HEADS: Many = Many {
+    doing: "move a chain's head",
+    before: "WITH moved (chain, head, next_sequence, at) AS (",
+    after: ") UPDATE chains AS c SET head = moved.head, next_sequence = moved.next_sequence, at = moved.at
+        FROM moved WHERE c.chain = moved.chain AND c.next_sequence < moved.next_sequence",
+    types: &["text", "text", "bigint", "timestamptz"],
+};
+
+/// Every batch of this module.
+#[cfg(feature = "testing")]
+pub(crate) static BATCHES: &[&Many] = &[&ENTRIES, &VALUES, &LOCKED_HEADS];
+
+macro_rules! select_entries {
+    ($values:literal, $filter:literal, $limit:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT t.*, (SELECT ",
+            $values,
+            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals FROM trail t WHERE ",
+            $filter,
+            " ORDER BY place DESC LIMIT ",
+            $limit,
+            ") AS newest ORDER BY place"
+        )
+    };
+}
+
+statements! {
+    LIST = "read the trail",
+        select_entries!(
+            "json_group_object(v.field, v.value)",
+            "($1 IS NULL OR chain = $1) AND ($2 IS NULL OR tenant_id = $2) AND ($3 IS NULL OR event_type = $3)",
+            "coalesce($4, -1)"
+        ),
+        select_entries!(
+            "json_object_agg(v.field, v.value)",
+            "($1::text IS NULL OR chain = $1) AND ($2::text IS NULL OR tenant_id = $2) AND ($3::text IS NULL OR event_type = $3)",
+            "$4::bigint"
+        );
+}
 
 impl Tx {
     /// Appends an entry to its chain. Everything that is missing is named at once.
@@ -393,50 +454,52 @@ impl Tx {
         };
         let event_id = self.new_id();
         let mut values = Vec::new();
-        let mut committed = |field: &'static str, value: String| {
+        let mut committed = |field: &'static str, value: &str| {
             let salt = self.random::<16>();
-            let commitment = commitment(&salt, &value);
-            values.push(ValueRow { event_id: event_id.to_string(), field, value, salt });
-            json!({ "commitment": commitment })
+            let commitment = commitment(&salt, value);
+            values.push(ValueRow { event_id, field, value: value.to_owned(), salt });
+            canonical::Object::new().member("commitment", &commitment)?.finish()
         };
-        let actor_id = committed("actor_id", entry.actor.id.clone());
-        let reason = entry.reason.clone().map(|reason| committed("reason", reason));
+        let actor_id = committed("actor_id", &entry.actor.id)?;
+        let reason = entry.reason.as_ref().map_or(Ok("null".into()), |reason| committed("reason", reason))?;
         let plane_id = if let Chain::Plane(id) = entry.chain { Some(id) } else { None };
         let tenant_id = entry.tenant_id.map_or("__system__".to_owned(), |id| id.to_string());
-        let body = canonical::text(&json!({
-            "schema_version": ENTRY_SCHEMA,
-            "event_id": event_id,
-            "event_type": entry.event_type,
-            "chain": chain,
-            "sequence_no": sequence_no,
-            "at": instant(self.at()),
-            "tenant_id": tenant_id,
-            "project_id": "__system__",
-            "plane_id": plane_id,
-            "offboarding_id": entry.offboarding_id,
-            "actor_type": entry.actor.kind,
-            "actor_id": actor_id,
-            "decision_owner": entry.decision_owner,
-            "from_state": entry.from_state,
-            "to_state": entry.to_state,
-            "stage": entry.step.map(|step| step.stage()),
-            "step": entry.step,
-            "gate": entry.gate,
-            "reason": reason,
-            "evidence_digest": canonical::sha256(canonical::text(&entry.evidence)?.as_bytes()),
-            "evidence": entry.evidence,
-        }))?;
+        let evidence = canonical::text(&entry.evidence)?;
+        let body = canonical::Object::new()
+            .text("actor_id", &actor_id)?
+            .member("actor_type", &entry.actor.kind)?
+            .member("at", &instant(self.at()))?
+            .member("chain", &chain)?
+            .member("decision_owner", &entry.decision_owner)?
+            .member("event_id", &event_id)?
+            .member("event_type", &entry.event_type)?
+            .text("evidence", &evidence)?
+            .member("evidence_digest", &canonical::sha256(evidence.as_bytes()))?
+            .member("from_state", &entry.from_state)?
+            .text("gate", &canonical::to_string(&entry.gate)?)?
+            .member("offboarding_id", &entry.offboarding_id)?
+            .member("plane_id", &plane_id)?
+            .member("project_id", "__system__")?
+            .text("reason", &reason)?
+            .member("schema_version", &ENTRY_SCHEMA)?
+            .member("sequence_no", &sequence_no)?
+            .member("stage", &entry.step.map(|step| step.stage()))?
+            .member("step", &entry.step)?
+            .member("tenant_id", &tenant_id)?
+            .member("to_state", &entry.to_state)?
+            .finish()?;
         let hash = link(&previous, &body);
         self.unwritten.heads.insert(entry.chain, Head { hash: hash.clone(), next: sequence_no + 1, moved: true });
         self.unwritten.values.append(&mut values);
         self.unwritten.entries.push(EntryRow {
             chain,
             sequence_no,
-            event_id: event_id.to_string(),
+            event_id,
             event_type: entry.event_type,
             tenant_id,
-            plane_id: plane_id.map(|id| id.to_string()),
-            offboarding_id: entry.offboarding_id.map(|id| id.to_string()),
+            plane_id,
+            offboarding_id: entry.offboarding_id,
+            at: self.at(),
             body,
             previous,
             hash,
@@ -444,67 +507,67 @@ impl Tx {
         Ok(Recorded { event_id, sequence_no })
     }
 
-    /// Reads where a chain stands, unless this transaction knows.
+    /// Reads where a chain stands, unless this transaction knows. Where others write too, it is locked until this transaction ends.
     async fn look_at(&mut self, chain: Chain) -> Result<(), Fault> {
-        if !self.unwritten.heads.contains_key(&chain) {
-            let head = sqlx::query_as("SELECT head, next_sequence FROM chains WHERE chain = ?")
-                .bind(chain.to_string())
-                .fetch_optional(self.connection())
-                .await
-                .map_err(Fault::database("read a chain's head"))?;
-            self.unwritten.note(chain, head);
+        if !self.unwritten.knows(chain) {
+            self.lock_chain(chain).await?;
         }
         Ok(())
     }
 
     /// Writes what was appended, and moves the chains' heads once.
     pub(crate) async fn write_trail(&mut self) -> Result<(), Fault> {
-        let at = us(self.at());
+        let mut script = Script::default();
+        let written = self.trail_all(&mut script);
+        self.run(script).await?;
+        self.count(written).await
+    }
+
+    /// Adds to a script what was appended and is not written; answers how many entries that is, for [`Self::count`].
+    pub(crate) fn trail_all(&mut self, script: &mut Script) -> i64 {
+        let (at, locks) = (self.at(), self.locks());
         let entries = std::mem::take(&mut self.unwritten.entries);
         let values = std::mem::take(&mut self.unwritten.values);
         let moved = self.unwritten.heads.iter_mut().filter_map(|(chain, head)| {
             std::mem::take(&mut head.moved).then(|| (chain.to_string(), head.hash.clone(), head.next))
         });
-        let mut script = Script::default();
-        script.add(&HEADS, moved.collect(), |query, (chain, hash, next)| query.bind(chain).bind(hash).bind(next));
-        script.add(&ENTRIES, entries, move |query, row| {
+        if locks {
+            script.add(&LOCKED_HEADS, moved.collect(), move |query, (chain, hash, next): (String, String, i64)| {
+                query.bind(chain).bind(hash).bind(next).bind(at)
+            });
+        } else {
+            script.add(&HEADS, moved.collect(), |query, (chain, hash, next): (String, String, i64)| {
+                query.bind(chain).bind(hash).bind(next)
+            });
+        }
+        let written = entries.len() as i64;
+        script.add(&ENTRIES, entries, |query, row: EntryRow| {
             let query = query.bind(row.chain).bind(row.sequence_no).bind(row.event_id).bind(row.event_type.as_str());
-            let query = query.bind(row.tenant_id).bind(row.plane_id).bind(row.offboarding_id).bind(at);
+            let query = query.bind(row.tenant_id).bind(row.plane_id).bind(row.offboarding_id).bind(row.at);
             query.bind(row.body).bind(row.previous).bind(row.hash)
         });
-        script
-            .add(&VALUES, values, |query, row| query.bind(row.event_id).bind(row.field).bind(row.value).bind(row.salt.to_vec()));
-        self.run(script).await
+        script.add(&VALUES, values, |query, row: ValueRow| {
+            query.bind(row.event_id).bind(row.field).bind(row.value).bind(row.salt.as_slice())
+        });
+        written
     }
 
     /// Entries in the order they were made, filtered.
     pub async fn trail(&mut self, filter: &TrailFilter) -> Result<Vec<TrailEntry>, Fault> {
         self.write_trail().await?;
-        let rows = sqlx::query(
-            "SELECT * FROM (
-                SELECT t.*,
-                    (SELECT json_group_object(v.field, v.value) FROM trail_values v WHERE v.event_id = t.event_id) AS vals
-                FROM trail t
-                WHERE (?1 IS NULL OR chain = ?1) AND (?2 IS NULL OR tenant_id = ?2) AND (?3 IS NULL OR event_type = ?3)
-                ORDER BY place DESC LIMIT coalesce(?4, -1)) ORDER BY place",
-        )
-        .bind(&filter.chain)
-        .bind(filter.tenant_id.map(|id| id.to_string()))
-        .bind(filter.event_type.map(|kind| kind.as_str()))
-        .bind(filter.limit)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read the trail"))?;
+        let list = self.sql(&LIST).bind(filter.chain.as_ref()).bind(filter.tenant_id.map(|id| id.to_string()));
+        let rows = list.bind(filter.event_type.map(|kind| kind.as_str())).bind(filter.limit).all().await?;
         rows.iter().map(entry).collect()
     }
 }
 
-fn entry(row: &SqliteRow) -> Result<TrailEntry, Fault> {
+fn entry(row: &Row) -> Result<TrailEntry, Fault> {
     let cells = Cells::new(row, "trail", "event_id");
     Ok(TrailEntry {
         body: cells.json("body")?.unwrap_or_default(),
         hash: cells.get("hash")?,
         previous: cells.get("previous")?,
-        values: cells.json("vals")?.unwrap_or_default(),
+        // No values: an empty object, whatever the database makes of none.
+        values: cells.json::<Option<Json>>("vals")?.flatten().unwrap_or_else(|| json!({})),
     })
 }

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use futures::TryStreamExt;
 use serde::Serialize;
 use serde_json::Value as Json;
-use sqlx::Row;
 
 use crate::{
     db::Tx,
     fault::Fault,
     rows::Cells,
+    sql::statements,
     trail::{commitment, instant, link, origin},
 };
 
@@ -51,60 +51,77 @@ struct Walk {
     state: String,
 }
 
+macro_rules! entries {
+    ($values:literal, $which:literal) => {
+        concat!(
+            "SELECT t.*, (SELECT ",
+            $values,
+            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals FROM trail t ",
+            $which,
+            " ORDER BY chain, sequence_no"
+        )
+    };
+}
+
+statements! {
+    HEADS = "read the chains", "SELECT chain, head, next_sequence FROM chains";
+    HEAD = "read the chains", "SELECT chain, head, next_sequence FROM chains WHERE chain = $1";
+    STATES = "read the planes", "SELECT 'plane:' || id AS chain, state FROM planes", "SELECT 'plane:' || id::text AS chain, state FROM planes";
+    STATE = "read the planes",
+        "SELECT 'plane:' || id AS chain, state FROM planes WHERE 'plane:' || id = $1",
+        "SELECT 'plane:' || id::text AS chain, state FROM planes WHERE 'plane:' || id::text = $1";
+    ENTRIES = "read the trail",
+        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", ""),
+        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "");
+    ENTRIES_OF = "read the trail",
+        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", "WHERE chain = $1"),
+        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "WHERE chain = $1");
+}
+
 impl Tx {
     /// Walks every chain, or one. The outer error is the database's, the inner the trail's.
     pub async fn verify_trail(&mut self, only: Option<&str>) -> Result<Result<Verified, TrailFault>, Fault> {
         self.write_trail().await?;
-        let mut heads: BTreeMap<String, (String, i64)> = sqlx::query_as::<_, (String, String, i64)>(
-            "SELECT chain, head, next_sequence FROM chains WHERE ?1 IS NULL OR chain = ?1",
-        )
-        .bind(only)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read the chains"))?
-        .into_iter()
-        .map(|(chain, head, next)| (chain, (head, next)))
-        .collect();
-        let mut planes: BTreeMap<String, String> = sqlx::query_as::<_, (String, String)>(
-            "SELECT 'plane:' || id, state FROM planes WHERE ?1 IS NULL OR 'plane:' || id = ?1",
-        )
-        .bind(only)
-        .fetch_all(self.connection())
-        .await
-        .map_err(Fault::database("read the planes"))?
-        .into_iter()
-        .collect();
+        let (heads, states, entries) = match only {
+            None => (&HEADS, &STATES, &ENTRIES),
+            Some(_) => (&HEAD, &STATE, &ENTRIES_OF),
+        };
+        let mut unseen: BTreeMap<String, (String, i64)> = BTreeMap::new();
+        for row in &self.sql(heads).only(only).all().await? {
+            let cells = Cells::new(row, "chains", "chain");
+            unseen.insert(cells.get("chain")?, (cells.get("head")?, cells.get("next_sequence")?));
+        }
+        let mut planes: BTreeMap<String, String> = BTreeMap::new();
+        for row in &self.sql(states).only(only).all().await? {
+            let cells = Cells::new(row, "planes", "chain");
+            planes.insert(cells.get("chain")?, cells.get("state")?);
+        }
 
         let mut verified = Verified::default();
         let mut walk: Option<Walk> = None;
-        let mut rows = sqlx::query(
-            "SELECT t.*, (SELECT json_group_array(json_array(v.field, v.value, hex(v.salt))) FROM trail_values v
-                WHERE v.event_id = t.event_id) AS vals
-             FROM trail t WHERE ?1 IS NULL OR chain = ?1 ORDER BY chain, sequence_no",
-        )
-        .bind(only)
-        .fetch(self.connection());
-        while let Some(row) = rows.try_next().await.map_err(Fault::database("read the trail"))? {
-            let chain: String = row.try_get("chain").map_err(Fault::database("read the trail"))?;
+        let mut rows = self.sql(entries).only(only).stream();
+        while let Some(row) = rows.try_next().await? {
+            let cells = Cells::new(&row, "trail", "event_id");
+            let chain: String = cells.get("chain")?;
             if walk.as_ref().is_none_or(|walk| walk.chain != chain) {
                 if let Some(done) = walk.take()
-                    && let Err(fault) = finish(done, &mut heads, &mut planes, &mut verified)
+                    && let Err(fault) = finish(done, &mut unseen, &mut planes, &mut verified)
                 {
                     return Ok(Err(fault));
                 }
                 walk = Some(Walk { head: origin(&chain), chain, next: 0, state: String::new() });
             }
             let at = walk.as_mut().expect("set above");
-            if let Err(fault) = step(at, &Cells::new(&row, "trail", "event_id"), &mut verified)? {
+            if let Err(fault) = step(at, &cells, &mut verified)? {
                 return Ok(Err(fault));
             }
         }
         if let Some(done) = walk
-            && let Err(fault) = finish(done, &mut heads, &mut planes, &mut verified)
+            && let Err(fault) = finish(done, &mut unseen, &mut planes, &mut verified)
         {
             return Ok(Err(fault));
         }
-        if let Some((chain, (_, next))) = heads.into_iter().next() {
+        if let Some((chain, (_, next))) = unseen.into_iter().next() {
             return Ok(Err(TrailFault {
                 chain,
                 sequence_no: 0,
@@ -135,11 +152,11 @@ fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<R
     let Ok(body) = serde_json::from_str::<Json>(&text) else { return fail("its body is not JSON".into()) };
     for (field, column) in [
         ("chain", Some(cells.get::<String>("chain")?)),
-        ("event_id", Some(cells.get::<String>("event_id")?)),
+        ("event_id", Some(cells.id("event_id")?.to_string())),
         ("event_type", Some(cells.get::<String>("event_type")?)),
         ("tenant_id", Some(cells.get::<String>("tenant_id")?)),
-        ("plane_id", cells.get::<Option<String>>("plane_id")?),
-        ("offboarding_id", cells.get::<Option<String>>("offboarding_id")?),
+        ("plane_id", cells.maybe_id("plane_id")?.map(|id| id.to_string())),
+        ("offboarding_id", cells.maybe_id("offboarding_id")?.map(|id| id.to_string())),
         ("at", Some(instant(cells.at("at")?))),
     ] {
         if body[field].as_str() != column.as_deref() {

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     db::Tx,
     fault::Fault,
-    rows::{Cells, one, us},
+    rows::Cells,
     source::SinceBoot,
+    sql::{Inner, statements},
 };
 
 /// How far the clock may run away from the time since boot.
@@ -44,13 +45,39 @@ pub struct Witness {
     pub clock_suspect_since: Option<DateTime<Utc>>,
 }
 
+statements! {
+    WITNESS = "read the witness", "SELECT * FROM witness";
+    // Several machines look at PostgreSQL's clock, each with a time since boot of its own.
+    SEEN = "read what the clock showed",
+        "SELECT clock_at AS at, clock_boot AS boot, clock_elapsed AS elapsed FROM witness WHERE clock_at IS NOT NULL AND $1 = $1",
+        "SELECT at, boot, elapsed FROM clock_seen ORDER BY boot = $1 DESC, at DESC LIMIT 1";
+    SEE = "observe the clock",
+        "UPDATE witness SET clock_at = $1, clock_boot = $2, clock_elapsed = $3",
+        "INSERT INTO clock_seen (at, boot, elapsed) VALUES ($1, $2, $3)
+         ON CONFLICT (boot) DO UPDATE SET at = greatest(clock_seen.at, excluded.at),
+            elapsed = CASE WHEN excluded.at >= clock_seen.at THEN excluded.elapsed ELSE clock_seen.elapsed END";
+    SUSPECT = "suspect the clock", "UPDATE witness SET clock_suspect_since = $1 WHERE clock_suspect_since IS NULL";
+    CONFIRM = "confirm the clock", "UPDATE witness SET clock_suspect_since = NULL WHERE clock_suspect_since IS NOT NULL";
+    BEHIND = "note that the ledger is behind", "UPDATE witness SET behind_since = $1 WHERE behind_since IS NULL";
+    BEGIN_ERA = "begin a new era",
+        "UPDATE witness SET era = max(era, $1) + 1, behind_since = NULL",
+        "UPDATE witness SET era = greatest(era, $1) + 1, behind_since = NULL";
+    // Entries are numbered before they are committed, so on PostgreSQL their number says how far a past reaches, and not the last place.
+    LAST = "read the trail's end",
+        "SELECT place, hash FROM trail ORDER BY place DESC LIMIT 1",
+        "SELECT (SELECT sum(entries)::bigint FROM trail_tally) AS place, hash FROM trail ORDER BY place DESC LIMIT 1";
+    HAS = "compare with the mark",
+        "SELECT EXISTS (SELECT 1 FROM trail WHERE place = $1 AND hash = $2) AS has",
+        "SELECT (SELECT sum(entries) FROM trail_tally) >= $1 AND EXISTS (SELECT 1 FROM trail WHERE hash = $2) AS has";
+    KNOW = "remember an archive",
+        "INSERT INTO archive_roots (url, archive_id) VALUES ($1, $2) ON CONFLICT (url) DO UPDATE SET archive_id = excluded.archive_id";
+    ROOTS = "list archives", "SELECT * FROM archive_roots ORDER BY url";
+}
+
 impl Tx {
     /// What the ledger knows about itself.
     pub async fn witness(&mut self) -> Result<Witness, Fault> {
-        let row = sqlx::query("SELECT * FROM witness")
-            .fetch_one(self.connection())
-            .await
-            .map_err(Fault::database("read the witness"))?;
+        let row = self.sql(&WITNESS).first().await?;
         let cells = Cells::new(&row, "witness", "only");
         Ok(Witness {
             era: cells.get("era")?,
@@ -62,75 +89,52 @@ impl Tx {
     /// Compares the clock with what has passed since it was last observed, and notes both. Answers whether a jump was noticed just now.
     /// `gap_max` is the longest time across a reboot that is believed.
     pub async fn observe_clock(&mut self, gap_max: TimeDelta) -> Result<bool, Fault> {
-        let row = sqlx::query("SELECT * FROM witness")
-            .fetch_one(self.connection())
-            .await
-            .map_err(Fault::database("read the witness"))?;
-        let cells = Cells::new(&row, "witness", "only");
-        let (now, at) = (self.since_boot(), self.at());
-        let jumped = match (
-            cells.maybe_at("clock_at")?,
-            cells.get::<Option<String>>("clock_boot")?,
-            cells.get::<Option<i64>>("clock_elapsed")?,
-        ) {
-            (Some(seen), Some(boot), Some(elapsed)) if boot == now.boot => {
-                let passed = now.elapsed - TimeDelta::microseconds(elapsed);
-                at - seen > passed + SKEW_MAX
+        let now = self.since_boot();
+        let seen = self.sql(&SEEN).bind(&now.boot).optional().await?;
+        let at = self.at();
+        let mut jumped = match &seen {
+            None => false,
+            Some(row) => {
+                let cells = Cells::new(row, "witness", "boot");
+                let (seen, boot, elapsed) = (cells.at("at")?, cells.get::<String>("boot")?, cells.span("elapsed")?);
+                if boot == now.boot { at - seen > now.elapsed - elapsed + SKEW_MAX } else { at - seen > gap_max }
             }
-            (Some(seen), ..) => at - seen > gap_max,
-            _ => false,
         };
-        let known = cells.maybe_at("clock_suspect_since")?.is_some();
-        let done = sqlx::query(
-            "UPDATE witness SET clock_at = ?1, clock_boot = ?2, clock_elapsed = ?3,
-                clock_suspect_since = coalesce(clock_suspect_since, CASE WHEN ?4 THEN ?1 END)",
-        )
-        .bind(us(at))
-        .bind(&now.boot)
-        .bind(now.elapsed.num_microseconds())
-        .bind(jumped)
-        .execute(self.connection())
-        .await;
-        one("observe the clock", done.map_err(Fault::database("observe the clock"))?)?;
-        Ok(jumped && !known)
+        // The database's clock and this machine's are two: where they disagree, one of them is wrong.
+        jumped |= self.skew().abs() > SKEW_MAX;
+        self.sql(&SEE).bind(at).bind(&now.boot).bind(now.elapsed.num_microseconds().unwrap_or(i64::MAX)).one().await?;
+        Ok(jumped && self.sql(&SUSPECT).bind(at).run().await? == 1)
     }
 
     /// A person has looked at the clock and found it right. Answers whether there was a suspicion.
     pub async fn confirm_clock(&mut self) -> Result<bool, Fault> {
-        let statement = "UPDATE witness SET clock_suspect_since = NULL WHERE clock_suspect_since IS NOT NULL";
-        let done = sqlx::query(statement).execute(self.connection()).await.map_err(Fault::database("confirm the clock"))?;
-        Ok(done.rows_affected() == 1)
+        self.lock_control(false).await?;
+        Ok(self.sql(&CONFIRM).run().await? == 1)
     }
 
     /// A mark outside is ahead of this ledger. Answers whether that is news.
     pub async fn set_behind(&mut self) -> Result<bool, Fault> {
-        let at = us(self.at());
-        let statement = "UPDATE witness SET behind_since = ? WHERE behind_since IS NULL";
-        let done = sqlx::query(statement)
-            .bind(at)
-            .execute(self.connection())
-            .await
-            .map_err(Fault::database("note that the ledger is behind"))?;
-        Ok(done.rows_affected() == 1)
+        self.lock_control(false).await?;
+        let at = self.at();
+        Ok(self.sql(&BEHIND).bind(at).run().await? == 1)
     }
 
     /// A person has reconciled the ledger: a new era begins, later than every mark of `era` or before.
     pub async fn begin_era(&mut self, era: i64) -> Result<(), Fault> {
-        let done = sqlx::query("UPDATE witness SET era = max(era, ?) + 1, behind_since = NULL")
-            .bind(era)
-            .execute(self.connection())
-            .await;
-        one("begin a new era", done.map_err(Fault::database("begin a new era"))?)
+        self.lock_control(false).await?;
+        self.sql(&BEGIN_ERA).bind(era).one().await
     }
 
     /// How far this ledger's past reaches now.
     pub async fn mark(&mut self, ledger_id: uuid::Uuid) -> Result<Mark, Fault> {
         let era = self.witness().await?.era;
-        let last: Option<(i64, String)> = sqlx::query_as("SELECT place, hash FROM trail ORDER BY place DESC LIMIT 1")
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("read the trail's end"))?;
-        let (place, hash) = last.unwrap_or_default();
+        let (place, hash) = match self.sql(&LAST).optional().await? {
+            Some(row) => {
+                let cells = Cells::new(&row, "trail", "hash");
+                (cells.get("place")?, cells.get("hash")?)
+            }
+            None => Default::default(),
+        };
         Ok(Mark { schema_version: 1, ledger_id, era, place, hash })
     }
 
@@ -140,51 +144,42 @@ impl Tx {
         if mark.era != era {
             return Ok(mark.era > era);
         }
-        let hash: Option<String> = sqlx::query_scalar("SELECT hash FROM trail WHERE place = ?")
-            .bind(mark.place)
-            .fetch_optional(self.connection())
-            .await
-            .map_err(Fault::database("compare with the mark"))?;
-        Ok(mark.place > 0 && hash.as_deref() != Some(mark.hash.as_str()))
+        if mark.place == 0 {
+            return Ok(false);
+        }
+        let row = self.sql(&HAS).bind(mark.place).bind(&mark.hash).first().await?;
+        Ok(!Cells::new(&row, "trail", "has").get::<bool>("has")?)
     }
 
     /// Remembers an archive; again is no error.
     pub async fn know_archive(&mut self, url: &str, archive_id: uuid::Uuid) -> Result<(), Fault> {
-        sqlx::query(
-            "INSERT INTO archive_roots (url, archive_id) VALUES (?1, ?2) ON CONFLICT (url) DO UPDATE SET archive_id = ?2",
-        )
-        .bind(url)
-        .bind(archive_id.to_string())
-        .execute(self.connection())
-        .await
-        .map_err(Fault::database("remember an archive"))?;
+        self.sql(&KNOW).bind(url).bind(archive_id).run().await?;
         Ok(())
     }
 
     /// Every archive that planes of this ledger use or used: URL and canary.
     pub async fn archive_roots(&mut self) -> Result<Vec<(String, uuid::Uuid)>, Fault> {
-        let rows = sqlx::query("SELECT * FROM archive_roots ORDER BY url")
-            .fetch_all(self.connection())
-            .await
-            .map_err(Fault::database("list archives"))?;
+        let rows = self.sql(&ROOTS).all().await?;
         rows.iter()
             .map(|row| {
                 let cells = Cells::new(row, "archive_roots", "url");
-                Ok((cells.get("url")?, cells.parsed("archive_id")?))
+                Ok((cells.get("url")?, cells.id("archive_id")?))
             })
             .collect()
     }
 
-    /// What SQLite itself finds wrong with the ledger's file; empty where it finds nothing.
+    /// What SQLite itself finds wrong with the ledger's file; empty where it finds nothing. A server checks its own files: nothing is
+    /// asked there.
     pub async fn integrity(&mut self) -> Result<Vec<String>, Fault> {
+        let Inner::Sqlite(tx) = &mut self.inner else { return Ok(Vec::new()) };
         let mut found: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check")
-            .fetch_all(self.connection())
+            .fetch_all(&mut **tx)
             .await
             .map_err(Fault::database("check the ledger's file"))?;
         found.retain(|line| line != "ok");
         let orphans: Vec<(String, Option<i64>, String)> =
             sqlx::query_as("SELECT \"table\", rowid, parent FROM pragma_foreign_key_check")
-                .fetch_all(self.connection())
+                .fetch_all(&mut **tx)
                 .await
                 .map_err(Fault::database("check the ledger's references"))?;
         found.extend(orphans.into_iter().map(|(table, row, parent)| format!("{table} {row:?} refers to a missing {parent}")));

@@ -1,0 +1,65 @@
+//! For tests: whether the database can prepare every statement that this crate has.
+
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
+
+use crate::{
+    access, archives, cases, db,
+    db::Tx,
+    idempotency, locks,
+    many::Many,
+    offboardings, parties, planes, queue, release,
+    sql::{Inner, Sql},
+    trail, verify, witness,
+};
+
+static STATEMENTS: &[&[&Sql]] = &[
+    access::STATEMENTS,
+    archives::STATEMENTS,
+    cases::STATEMENTS,
+    db::STATEMENTS,
+    idempotency::STATEMENTS,
+    locks::STATEMENTS,
+    offboardings::STATEMENTS,
+    parties::STATEMENTS,
+    planes::STATEMENTS,
+    queue::STATEMENTS,
+    release::STATEMENTS,
+    trail::STATEMENTS,
+    verify::STATEMENTS,
+    witness::STATEMENTS,
+];
+static BATCHES: &[&[&Many]] = &[archives::BATCHES, offboardings::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
+
+impl Tx {
+    /// Prepares every statement; answers how many there are, and what the database says against some.
+    pub async fn prepare_all(&mut self) -> (usize, Vec<String>) {
+        let on_sqlite = matches!(self.inner, Inner::Sqlite(_));
+        let mut texts: Vec<(&str, String)> = Vec::new();
+        for sql in STATEMENTS.iter().copied().flatten() {
+            texts.push((sql.doing, if on_sqlite { sql.sqlite.into() } else { sql.postgres.into() }));
+        }
+        for many in BATCHES.iter().copied().flatten() {
+            texts.push((many.doing, if on_sqlite { many.sqlite(2) } else { many.postgres() }));
+        }
+        let number = texts.len();
+        let mut wrong = Vec::new();
+        for (doing, text) in texts {
+            let sql = AssertSqlSafe(text.clone()).into_sql_str();
+            let prepared = match &mut self.inner {
+                // What a batch of SQLite's has a column for may be PostgreSQL's alone.
+                Inner::Sqlite(_) if text.contains("UPDATE chains AS c") => Ok(()),
+                Inner::Sqlite(tx) => tx.prepare(sql).await.map(drop),
+                Inner::Postgres { tx, .. } => {
+                    let marked = tx.execute("SAVEPOINT preparing").await.map(drop);
+                    let prepared = tx.prepare(sql).await.map(drop);
+                    let undone = tx.execute("ROLLBACK TO SAVEPOINT preparing").await.map(drop);
+                    marked.and(prepared).and(undone)
+                }
+            };
+            if let Err(error) = prepared {
+                wrong.push(format!("{doing}: {error}: {text}"));
+            }
+        }
+        (number, wrong)
+    }
+}
