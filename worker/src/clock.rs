@@ -48,6 +48,11 @@ impl Clock for ManualClock {
         DateTime::from_timestamp_micros(self.at.load(Ordering::SeqCst)).unwrap_or_default()
     }
 
+    #[cfg(feature = "testing")]
+    fn is_injected(&self) -> bool {
+        true
+    }
+
     fn since_boot(&self) -> SinceBoot {
         SinceBoot { boot: "manual".into(), elapsed: TimeDelta::microseconds(self.elapsed.load(Ordering::SeqCst)) }
     }
@@ -71,6 +76,10 @@ impl Clock for FileClock {
     fn now(&self) -> DateTime<Utc> {
         let (passed, jump) = self.offsets();
         SystemClock.now() + passed + jump
+    }
+
+    fn is_injected(&self) -> bool {
+        true
     }
 
     fn since_boot(&self) -> SinceBoot {

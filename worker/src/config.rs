@@ -10,6 +10,10 @@ use lethe_ledger::Assurance;
 use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
 use serde::{Deserialize, Deserializer};
 
+mod s3;
+
+pub use self::s3::S3Config;
+
 /// The defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
@@ -73,6 +77,9 @@ pub struct Config {
     pub queue: QueueConfig,
     /// The sweep.
     pub sweep: SweepConfig,
+    /// What differs for single archives in S3, by canonical URL. Complete: each was laid over [`ArchiveConfig::s3`].
+    #[serde(default)]
+    pub archives: BTreeMap<String, S3Config>,
     /// What differs for single tenants, by name.
     #[serde(default)]
     pub tenants: BTreeMap<String, TenantConfig>,
@@ -147,6 +154,8 @@ pub struct ArchiveConfig {
     pub part_rows_max: usize,
     /// Most bytes in a part.
     pub part_bytes_max: usize,
+    /// Archives in S3.
+    pub s3: S3Config,
 }
 
 /// See `[clock]`.
@@ -163,6 +172,8 @@ pub struct ClockConfig {
 pub struct QueueConfig {
     /// Runs at a time.
     pub concurrency: usize,
+    /// Runs of one tenant at a time, over all workers.
+    pub tenant_in_flight_max: i64,
     /// How long a claim lasts.
     pub lease: Span,
     /// Failures before a halt.
@@ -238,6 +249,16 @@ impl Config {
             overlay(&mut table, overrides);
         }
         let wrong = |message: String| ConfigError::Wrong { of: of.clone(), message };
+        let standard = table.get("archive").and_then(|archive| archive.get("s3")).and_then(|s3| s3.as_table()).cloned();
+        if let (Some(standard), Some(toml::Value::Table(archives))) = (standard, table.get_mut("archives")) {
+            for (_, archive) in archives.iter_mut() {
+                if let toml::Value::Table(own) = archive {
+                    let mut whole = standard.clone();
+                    overlay(&mut whole, std::mem::take(own));
+                    *own = whole;
+                }
+            }
+        }
         let revision = canonical::digest(&table).map_err(|error| wrong(error.to_string()))?;
         let mut config: Config = table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
         config.revision = revision;
@@ -264,6 +285,9 @@ impl Config {
                 return Err(format!("grounds.{ground}.retention_basis is missing: a retention above 0 names its legal basis"));
             }
         }
+        if self.queue.tenant_in_flight_max < 1 {
+            return Err("queue.tenant_in_flight_max must be at least 1".into());
+        }
         if self.queue.concurrency == 0 || self.queue.attempts_max < 1 || self.queue.interruptions_max < 1 {
             return Err("queue.concurrency, attempts_max and interruptions_max must be at least 1".into());
         }
@@ -273,6 +297,7 @@ impl Config {
         {
             return Err("queue.lease and sweep.every must be at least 1s, queue.poll above 0s".into());
         }
+        self.check_archives()?;
         if self.archive.part_rows_max == 0 || self.archive.part_bytes_max == 0 || self.queue.backoff_jitter > 100 {
             return Err("archive.part_rows_max and part_bytes_max must be above 0, queue.backoff_jitter at most 100".into());
         }

@@ -5,10 +5,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use lethe_ledger::{Binding, Plane};
 use lethe_stages::ports::{Archive, Description, KnowledgeStore, PortError};
-use lethe_stores::{Mapping, StoreCheck};
+use lethe_stores::{ArchiveCheck, Archives, Mapping, StoreCheck};
 use uuid::Uuid;
+
+use crate::config::Config;
 
 /// Opens what planes are bound to.
 #[async_trait]
@@ -22,6 +25,9 @@ pub trait World: Send + Sync {
     /// Makes an archive usable and answers its canonical URL and its canary.
     async fn prepare_archive(&self, url: &str, new_id: Uuid) -> Result<(String, Uuid), PortError>;
 
+    /// Says what is known of an archive, without changing anything.
+    async fn check_archive(&self, url: &str) -> Result<ArchiveCheck, PortError>;
+
     /// The mark that a ledger left beside an archive.
     async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError>;
 
@@ -31,12 +37,22 @@ pub trait World: Send + Sync {
     /// Opens one binding of a plane.
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError>;
 
-    /// Opens the plane's archive.
-    fn archive(&self, plane: &Plane) -> Result<Arc<dyn Archive>, PortError>;
+    /// Opens the plane's archive. `at` is now: what it locks, it locks from then on.
+    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError>;
 }
 
 /// The real drivers.
-pub struct RealWorld;
+#[derive(Default)]
+pub struct RealWorld {
+    archives: Archives,
+}
+
+impl RealWorld {
+    /// The world as it is configured to be reached.
+    pub fn new(config: &Config) -> Self {
+        Self { archives: config.archives() }
+    }
+}
 
 #[async_trait]
 impl World for RealWorld {
@@ -49,17 +65,19 @@ impl World for RealWorld {
     }
 
     async fn prepare_archive(&self, url: &str, new_id: Uuid) -> Result<(String, Uuid), PortError> {
-        let url = lethe_stores::canonical_archive_url(url)?;
-        let id = lethe_stores::prepare_archive(&url, new_id).await?;
-        Ok((url, id))
+        self.archives.prepare(url, new_id).await
+    }
+
+    async fn check_archive(&self, url: &str) -> Result<ArchiveCheck, PortError> {
+        self.archives.check(url).await
     }
 
     async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError> {
-        lethe_stores::read_mark(url, archive_id, ledger_id).await
+        self.archives.read_mark(url, archive_id, ledger_id).await
     }
 
     async fn write_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid, bytes: Vec<u8>) -> Result<(), PortError> {
-        lethe_stores::write_mark(url, archive_id, ledger_id, bytes).await
+        self.archives.write_mark(url, archive_id, ledger_id, bytes).await
     }
 
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {
@@ -70,9 +88,9 @@ impl World for RealWorld {
         lethe_stores::open_store(&binding.store_url, &mapping, plane)
     }
 
-    fn archive(&self, plane: &Plane) -> Result<Arc<dyn Archive>, PortError> {
+    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
         let tombstone = || PortError::Permanent("the plane is a tombstone: it has no archive".into());
         let url = plane.archive_url.as_deref().ok_or_else(tombstone)?;
-        lethe_stores::open_archive(url, plane.archive_id.ok_or_else(tombstone)?, plane.id)
+        self.archives.open(url, plane.archive_id.ok_or_else(tombstone)?, plane.id, at)
     }
 }

@@ -24,8 +24,15 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The ledger: sqlite:PATH
-    #[arg(long, global = true, env = "LETHE_LEDGER", default_value = "sqlite:lethe-data/lethe.db", value_name = "URL")]
+    /// The ledger: sqlite:PATH or postgres://USER@HOST/DATABASE
+    #[arg(
+        long,
+        global = true,
+        env = "LETHE_LEDGER",
+        hide_env_values = true,
+        default_value = "sqlite:lethe-data/lethe.db",
+        value_name = "URL"
+    )]
     pub(crate) ledger: String,
     /// A configuration file that overrides the defaults it names (see config/default.toml)
     #[arg(long, global = true, env = "LETHE_CONFIG", value_name = "FILE")]
@@ -56,12 +63,25 @@ impl Global {
     }
 }
 
+/// What a process of `lethe serve` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Claims and performs runs
+    Worker,
+    /// Takes back lost runs, ends expired approvals, wakes what no longer waits
+    Sweeper,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the whole story on real documents: offboard, cancel, offboard again, approve, purge, prove
     Demo(DemoArgs),
     /// Run the worker and the sweeps until SIGTERM
-    Serve {},
+    Serve {
+        /// What this process does
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "worker,sweeper")]
+        roles: Vec<Role>,
+    },
     /// Run the worker
     Work {
         /// End when nothing is due and nothing runs
@@ -75,6 +95,9 @@ pub(crate) enum Command {
         /// Create a ledger in which approvals by self-declared actors always release purges
         #[arg(long)]
         insecure_demo: bool,
+        /// On PostgreSQL: the role under which the program works, and whose rights are set. It cannot change the trail
+        #[arg(long, env = "LETHE_APP_ROLE", default_value = lethe_ledger::APP_ROLE, value_name = "ROLE")]
+        app_role: String,
     },
     /// Tenants, who own planes
     #[command(subcommand)]
@@ -209,7 +232,7 @@ pub(crate) enum PlaneCommand {
         /// NAME is a registered store, or sqlite:FILE for a store used once
         #[arg(long, value_name = "BINDING", required = true)]
         store: Vec<String>,
-        /// Where its archive goes: file:///DIR
+        /// Where its archive goes: file:///DIR or s3://BUCKET/PREFIX
         #[arg(long, value_name = "URL")]
         archive: String,
         /// Consent to a binding without plane_column: the plane owns the whole table
@@ -521,6 +544,11 @@ pub(crate) enum LedgerCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ArchiveCommand {
+    /// Say what is known of an archive: whether it answers, and what its bucket does by itself
+    Check {
+        /// file:///DIR or s3://BUCKET/PREFIX
+        url: String,
+    },
     /// Read everything back and compare it with the ledger's copy of the manifest
     Verify {
         /// Plane id or tenant/name

@@ -129,6 +129,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             },
         },
         Command::Archive(command) => match command {
+            ArchiveCommand::Check { url } => planned("knowledge.archive.check", json!({"url": url})),
             ArchiveCommand::Verify { plane, restore } => {
                 planned("knowledge.archive.verify", json!({"plane": plane, "restore": restore}))
             }

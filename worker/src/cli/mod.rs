@@ -24,7 +24,7 @@ pub(crate) use self::{args::DemoArgs, open::assemble};
 use crate::{
     config::ConfigError,
     operations::{Answer, App},
-    runner::{self, RunError, RunOptions},
+    runner::{self, Roles, RunError, RunOptions},
 };
 
 /// The version of every document that `--json` prints.
@@ -127,6 +127,8 @@ fn start_logging(cli: &Cli) -> Result<(), CommandError> {
     let filter: Targets = wanted.parse().map_err(unreadable)?;
     // What the database says of slow statements is of no use to an operator.
     let filter = filter.with_target("sqlx", tracing::level_filters::LevelFilter::ERROR);
+    // What the AWS SDK says in detail quotes what it signs with. The targets that begin so are all of its crates.
+    let filter = filter.with_target("aws", tracing::level_filters::LevelFilter::WARN);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     Ok(())
@@ -142,16 +144,19 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(args) => crate::demo::run(args, global.json).await,
-        Command::Migrate { insecure_demo } => {
-            let ledger = open::migrate(&global, insecure_demo).await?;
-            let document = json!({"ledger": open::url(&global), "ledger_id": ledger.id(), "migrated": true, "insecure_demo": ledger.insecure_demo()});
+        Command::Migrate { insecure_demo, app_role } => {
+            let ledger = open::migrate(&global, insecure_demo, &app_role).await?;
+            let document = json!({"ledger": lethe_ledger::redacted(&open::url(&global)), "ledger_id": ledger.id(), "migrated": true, "insecure_demo": ledger.insecure_demo()});
             ledger.close().await;
             print(&global, "migrate", document);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Serve {} => {
+        Command::Serve { roles } => {
+            let has = |role| roles.contains(&role);
+            let roles = Roles { worker: has(args::Role::Worker), sweeper: has(args::Role::Sweeper) };
+            open::wait_for_server(&global).await;
             with_app(&global, true, async |app| {
-                runner::run(app.clone(), RunOptions { plane: None, until_idle: false, stop: stop_signal() }).await?;
+                runner::run(app.clone(), RunOptions { plane: None, until_idle: false, stop: stop_signal(), roles }).await?;
                 Ok(ExitCode::SUCCESS)
             })
             .await
@@ -189,7 +194,7 @@ async fn with_app(
 
 async fn work(app: &Arc<App>, global: &Global, until_idle: bool) -> Result<ExitCode, CommandError> {
     let bars = bars::Bars::start(app, global.json);
-    let worked = runner::run(app.clone(), RunOptions { plane: None, until_idle, stop: stop_signal() }).await;
+    let worked = runner::run(app.clone(), RunOptions { plane: None, until_idle, stop: stop_signal(), roles: Roles::ALL }).await;
     bars.finish();
     worked?;
     let next_due_at = app.ledger.read(async |tx: &mut lethe_ledger::Tx| tx.next_due().await).await?;

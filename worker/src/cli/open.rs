@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lethe_ledger::{Clock, Fault, Ledger, OpenOptions};
+use lethe_ledger::{Clock, Fault, Ledger, OpenOptions, is_postgres};
 use lethe_stages::StageRegistry;
 
 use super::{CommandError, args::Global};
@@ -32,8 +32,27 @@ fn options(global: &Global) -> OpenOptions {
 }
 
 /// Creates the ledger or brings it to this version.
-pub(super) async fn migrate(global: &Global, insecure_demo: bool) -> Result<Ledger, CommandError> {
-    Ok(Ledger::migrate(options(global), insecure_demo).await?)
+pub(super) async fn migrate(global: &Global, insecure_demo: bool, app_role: &str) -> Result<Ledger, CommandError> {
+    Ok(Ledger::migrate_for(options(global), insecure_demo, app_role).await?)
+}
+
+/// Returns once a ledger on a server answers, or says something that waiting does not change. A service outlives its database's absence,
+/// at its start too.
+pub(super) async fn wait_for_server(global: &Global) {
+    let mut said = false;
+    while is_postgres(&url(global)) {
+        match Ledger::open(options(global)).await {
+            Err(fault) if fault.is_passing() => {
+                if !said {
+                    tracing::warn!(error = &fault as &dyn std::error::Error, "the ledger is away: waiting for it");
+                    said = true;
+                }
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+            Ok(ledger) => return ledger.close().await,
+            Err(_) => return,
+        }
+    }
 }
 
 /// Opens the ledger and assembles the program. `creates`: a ledger that does not exist yet is created.
@@ -44,7 +63,7 @@ pub(super) async fn app(global: &Global, creates: bool) -> Result<Arc<App>, Comm
     let ledger = match Ledger::open(options(global)).await {
         Err(Fault::NotMigrated { .. }) if creates && absent => {
             eprintln!("creating the ledger {url}");
-            migrate(global, false).await?
+            migrate(global, false, lethe_ledger::APP_ROLE).await?
         }
         opened => opened?,
     };
@@ -53,7 +72,7 @@ pub(super) async fn app(global: &Global, creates: bool) -> Result<Arc<App>, Comm
 
 /// Assembles the program over an open ledger, with the real world.
 pub(crate) fn assemble(ledger: Ledger, config: Config) -> Result<Arc<App>, CommandError> {
-    let app =
-        App::new(ledger, config, StageRegistry::standard(), Arc::new(RealWorld), operations::all(), Consequences::standard());
+    let world = Arc::new(RealWorld::new(&config));
+    let app = App::new(ledger, config, StageRegistry::standard(), world, operations::all(), Consequences::standard());
     Ok(Arc::new(app.map_err(CommandError::Local)?))
 }

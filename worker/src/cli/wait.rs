@@ -10,7 +10,7 @@ use super::{CommandError, args::Global, bars::Bars, dispatch};
 use crate::{
     config::Span,
     operations::App,
-    runner::{self, RunOptions},
+    runner::{self, Roles, RunOptions},
 };
 
 /// What is waited for.
@@ -34,7 +34,8 @@ pub(super) async fn until(app: &Arc<App>, global: &Global, document: &Json, wait
     let plane = document["plane_id"].as_str().unwrap_or_default().to_owned();
     let (stop, stopped) = watch::channel(false);
     let bars = Bars::start(app, global.json);
-    let work = runner::run(app.clone(), RunOptions { plane: plane.parse().ok(), until_idle: false, stop: stopped });
+    let work =
+        runner::run(app.clone(), RunOptions { plane: plane.parse().ok(), until_idle: false, stop: stopped, roles: Roles::ALL });
     let watch = watch_status(app, global, &plane, wait);
     tokio::pin!(work);
     let seen = tokio::select! {

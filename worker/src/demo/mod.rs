@@ -23,7 +23,7 @@ use crate::{
     clock::{SystemClock, SystemEntropy},
     config::{Config, Span},
     operations::{Answer, App, Call},
-    runner::{self, RunOptions},
+    runner::{self, Roles, RunOptions},
 };
 
 /// Written into the demo's folder, so that the next demo knows that it may clear it.
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<ExitCode, CommandE
     let stop = stop_signal();
     let story = Story::set_up(&args.data, documents, json).await?;
     let (end, ended) = watch::channel(false);
-    let worker = runner::run(story.app.clone(), RunOptions { plane: None, until_idle: false, stop: ended });
+    let worker = runner::run(story.app.clone(), RunOptions { plane: None, until_idle: false, stop: ended, roles: Roles::ALL });
     tokio::pin!(worker);
     let told = tokio::select! {
         told = story.tell(args.keep) => told,

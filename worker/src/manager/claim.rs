@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use super::{KnowledgeLifecycleManager, about};
+use super::{KnowledgeLifecycleManager, about, record::Batch};
 use crate::gate::{GateRequest, Judgement};
 
 /// A run that is ours until its lease ends.
@@ -44,7 +44,9 @@ impl KnowledgeLifecycleManager {
         let mut starting = Vec::with_capacity(seen);
         for case in cases {
             let recent_purges = match case.run.step {
-                Step::Purge => tx.purges_since(tx.at() - chrono::TimeDelta::hours(1)).await?,
+                Step::Purge if self.config.purge.per_hour_max > 0 => {
+                    tx.purges_since(tx.at() - chrono::TimeDelta::hours(1)).await?
+                }
                 _ => 0,
             };
             let epoch = case.plane.epoch + 1;
@@ -72,20 +74,60 @@ impl KnowledgeLifecycleManager {
                 }
             }
         }
-        let others = starting.iter().filter(|(case, ..)| case.run.step != Step::Purge);
-        let others: Vec<_> = others.map(|(case, epoch, _)| (&case.run, *epoch)).collect();
-        self.lease(tx, &others, worker).await?;
         let may_destroy = Arc::default();
         let mut claimed = Vec::with_capacity(starting.len());
         for (case, epoch, permit) in starting {
             claimed.push(self.start(tx, case, epoch, permit, &may_destroy, worker).await?);
         }
+        let others = claimed.iter().filter(|claimed| claimed.case.run.step != Step::Purge);
+        let others: Vec<_> = others.map(|claimed| (&claimed.case.run, claimed.epoch)).collect();
+        self.lease(tx, &others, worker).await?;
         Ok((claimed, seen))
     }
 
+    /// Leases and starts up to `limit` of the runs that follow a batch of answers, where they are due and may start. The others stay in
+    /// the batch, to be queued: whatever stands in their way is found and put on record when they are claimed.
+    pub(super) async fn hand_on(
+        &self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        limit: usize,
+        worker: &str,
+        plane: Option<Uuid>,
+    ) -> Result<Vec<Claimed>, Fault> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let at = tx.at();
+        // A purge is counted against its limit when it is claimed.
+        let due = |case: &Case| case.run.step != Step::Purge && case.run.due_at.is_some_and(|due_at| due_at <= at);
+        let here = |case: &Case| plane.is_none_or(|plane| plane == case.plane.id);
+        let due: Vec<Case> = batch.next.extract_if(.., |case| !case.paused && due(case) && here(case)).collect();
+        let suspect = due.iter().any(|case| case.run.step.is_destructive()) && self.observe_clock(tx).await?;
+        let lease = self.lease_for(tx, worker);
+        let may_destroy = Arc::default();
+        let mut claimed = Vec::with_capacity(due.len().min(limit));
+        for mut case in due {
+            case.facts.clock_suspect |= suspect;
+            let epoch = case.plane.epoch + 1;
+            let request = GateRequest { case: &case, epoch, pauses: &[], recent_purges: 0 };
+            match self.gate.judge(&self.stages, &request) {
+                Judgement::Start(permit) if claimed.len() < limit => {
+                    batch.changes.hand_on(&case, epoch, &lease);
+                    claimed.push(self.start(tx, case, epoch, permit, &may_destroy, worker).await?);
+                }
+                _ => batch.next.push(case),
+            }
+        }
+        Ok(claimed)
+    }
+
+    fn lease_for(&self, tx: &Tx, worker: &str) -> Lease {
+        Lease { owner: worker.to_owned(), until: tx.at() + self.config.queue.lease.0 }
+    }
+
     async fn lease(&self, tx: &mut Tx, runs: &[(&Run, i64)], worker: &str) -> Result<(), Fault> {
-        let lease = Lease { owner: worker.to_owned(), until: tx.at() + self.config.queue.lease.0 };
-        tx.lease(runs, &lease).await
+        tx.lease(runs, &self.lease_for(tx, worker)).await
     }
 
     /// Notes a jump of the clock, once. Answers whether it was noticed just now.
@@ -123,8 +165,7 @@ impl KnowledgeLifecycleManager {
         }
         entry.evidence = evidence;
         tx.append(entry).await?;
-        case.run.epoch = Some(epoch);
-        case.plane.epoch = epoch;
+        case.leased(epoch, &self.lease_for(tx, worker));
         Ok(Claimed { case, epoch, permit, may_destroy: may_destroy.clone() })
     }
 

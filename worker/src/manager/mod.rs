@@ -4,6 +4,7 @@
 //! If we die between them, the sweep takes the run back and it is performed again.
 
 mod claim;
+mod keeping;
 mod perform;
 mod record;
 mod request;
@@ -12,6 +13,7 @@ mod turn;
 mod witness;
 
 pub use claim::Claimed;
+pub use keeping::ArchiveAnswer;
 pub use perform::{Finished, ProgressBoard};
 pub use record::RecordResult;
 pub use request::{Cancelled, Requested, Terms};
@@ -20,9 +22,8 @@ pub use turn::Turn;
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger, NewRun};
-use lethe_stages::{StageRegistry, Step};
+use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
+use lethe_stages::StageRegistry;
 
 use crate::{config::Config, gate::PolicyGate, world::World};
 
@@ -55,9 +56,4 @@ fn about(case: &Case, event_type: EventType, actor: &Actor, decision_owner: &str
     entry.offboarding_id = Some(case.offboarding.id);
     entry.step = Some(case.run.step);
     entry
-}
-
-/// The run that follows a case.
-fn next_run(case: &Case, step: Step, due_at: DateTime<Utc>) -> NewRun {
-    NewRun { offboarding_id: case.offboarding.id, plane_id: case.plane.id, tenant_id: case.plane.tenant_id, step, due_at }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::FutureExt;
+use lethe_ledger::Case;
 use lethe_stages::{
     Code, Limits, Refusal, RunRef, StageContext, StageError, StageOutcome, Step,
     crash::{CrashPoint, reached},
@@ -22,10 +23,8 @@ use super::{Claimed, KnowledgeLifecycleManager};
 
 /// A run whose handler has answered.
 pub struct Finished {
-    /// The run.
-    pub run_id: Uuid,
-    /// What it did.
-    pub step: Step,
+    /// The run, with what stood when it was claimed.
+    pub case: Case,
     /// The epoch of its claim.
     pub epoch: i64,
     /// What the handler made of it.
@@ -40,7 +39,7 @@ impl Finished {
 
     /// Whether this is a purge that was done.
     pub(super) fn purged(&self) -> bool {
-        self.step == Step::Purge && self.is_done()
+        self.case.run.step == Step::Purge && self.is_done()
     }
 }
 
@@ -98,7 +97,7 @@ impl KnowledgeLifecycleManager {
         };
         self.progress.clear(run.id);
         reached(CrashPoint::Performed);
-        Finished { run_id: run.id, step: run.step, epoch: claimed.epoch, result }
+        Finished { case: claimed.case.clone(), epoch: claimed.epoch, result }
     }
 
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {
@@ -130,7 +129,8 @@ impl KnowledgeLifecycleManager {
             let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
             stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store });
         }
-        let archive = self.world.archive(plane).map_err(|error| StageError::port("open the archive", error))?;
+        let archive =
+            self.world.archive(plane, self.ledger.now()).map_err(|error| StageError::port("open the archive", error))?;
         let salt = case.offboarding.salt.clone().or_else(|| (case.run.step == Step::Restore).then_some(Salt([0; 32])));
         let limits = &self.config.archive;
         Ok(StageContext {

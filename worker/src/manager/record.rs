@@ -17,7 +17,9 @@ use lethe_stages::{
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Finished, KnowledgeLifecycleManager, about, next_run};
+#[cfg(debug_assertions)]
+use super::turn::are_as_read;
+use super::{Finished, KnowledgeLifecycleManager, about};
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,40 +32,57 @@ pub enum RecordResult {
 
 /// What a batch of answers changes, until it is written.
 #[derive(Default)]
-struct Batch {
-    changes: Changes,
+pub(super) struct Batch {
+    pub(super) changes: Changes,
+    /// The runs that follow, each with the facts as they will be.
+    pub(super) next: Vec<Case>,
     /// Purged planes with their offboardings: reduced to tombstones once everything else is written.
     purged: Vec<(Uuid, Uuid)>,
 }
 
 impl KnowledgeLifecycleManager {
-    pub(super) async fn record_in(&self, tx: &mut Tx, finished: &[Finished], worker: &str) -> Result<Vec<RecordResult>, Fault> {
-        let ids: Vec<Uuid> = finished.iter().map(|finished| finished.run_id).collect();
-        let mut cases: HashMap<Uuid, Case> = tx.cases(&ids).await?.into_iter().map(|case| (case.run.id, case)).collect();
+    /// Applies the answers to `batch`; [`Self::write`] writes it.
+    pub(super) async fn record_in(
+        &self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        finished: &[Finished],
+        worker: &str,
+    ) -> Result<Vec<RecordResult>, Fault> {
+        let claimed = finished.iter().filter(|finished| finished.case.run.epoch == Some(finished.epoch));
+        let cases = tx.refresh(claimed.map(|finished| &finished.case)).await?;
+        let mut cases: HashMap<Uuid, Case> = cases.into_iter().map(|case| (case.run.id, case)).collect();
         // Taken out, so that an answer that is given twice is recorded once.
-        let ours = |finished: &Finished| cases.remove(&finished.run_id).filter(|case| is_ours(case, finished.epoch, worker));
+        let ours = |finished: &Finished| cases.remove(&finished.case.run.id).filter(|case| is_ours(case, finished.epoch, worker));
         let ours: Vec<Option<Case>> = finished.iter().map(ours).collect();
 
-        let mut batch = Batch::default();
+        #[cfg(debug_assertions)]
+        are_as_read(tx, ours.iter().flatten()).await?;
         let actor = Actor::system(worker);
         for (case, finished) in ours.iter().zip(finished) {
             if let Some(case) = case {
-                self.apply(tx, &mut batch, case, finished, &actor).await?;
+                self.apply(tx, batch, case, finished, &actor).await?;
             }
         }
+        let result = |(case, finished): (&Option<Case>, &Finished)| match case {
+            Some(_) => RecordResult::Recorded,
+            None => {
+                tracing::warn!(run = %finished.case.run.id, epoch = finished.epoch, "drop a late answer: the run is no longer ours");
+                RecordResult::Stale
+            }
+        };
+        Ok(ours.iter().zip(finished).map(result).collect())
+    }
+
+    /// Writes what a batch of answers changes; the runs that follow and were not handed on are queued.
+    pub(super) async fn write(&self, tx: &mut Tx, mut batch: Batch) -> Result<(), Fault> {
+        batch.next.iter().for_each(|next| batch.changes.enqueue(next));
         tx.write(batch.changes).await?;
         for (plane, offboarding) in batch.purged {
             tx.close_offboarding(offboarding, OffboardingStatus::Completed).await?;
             tx.entomb(plane, offboarding).await?;
         }
-        let result = |(case, finished): (&Option<Case>, &Finished)| match case {
-            Some(_) => RecordResult::Recorded,
-            None => {
-                tracing::warn!(run = %finished.run_id, epoch = finished.epoch, "drop a late answer: the run is no longer ours");
-                RecordResult::Stale
-            }
-        };
-        Ok(ours.iter().zip(finished).map(result).collect())
+        Ok(())
     }
 
     async fn apply(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, finished: &Finished, actor: &Actor) -> Result<(), Fault> {
@@ -85,7 +104,7 @@ impl KnowledgeLifecycleManager {
             Ok(StageOutcome::ExportAgain(evidence)) => {
                 self.completed(tx, batch, case, evidence, actor).await?;
                 tx.next_round(case.offboarding.id).await?;
-                batch.changes.enqueue(next_run(case, Step::Export, tx.at()));
+                batch.next.push(case.follow(tx, Step::Export, tx.at()).again());
                 Ok(())
             }
             Err(error) => self.fail(tx, batch, case, error, actor).await,
@@ -147,25 +166,29 @@ impl KnowledgeLifecycleManager {
                 if terms.grace_access == GraceAccess::None {
                     tx.suspend_tokens(case.plane.id, offboarding).await?;
                 }
-                self.transition(tx, batch, case, LifecycleState::PendingDeactivate, actor).await?;
-                batch.changes.start_wait(Wait::Grace, offboarding, at + terms.grace);
-                batch.changes.enqueue(next_run(case, Step::Verify, at + terms.grace));
+                let until = at + terms.grace;
+                let entered = LifecycleState::PendingDeactivate;
+                self.transition(tx, batch, case, entered, actor).await?;
+                batch.changes.start_wait(Wait::Grace, offboarding, until);
+                batch.next.push(case.follow(tx, Step::Verify, until).moved(entered).waits(Wait::Grace, until));
             }
-            Step::Verify => batch.changes.enqueue(next_run(case, Step::Deactivate, at)),
+            Step::Verify => batch.next.push(case.follow(tx, Step::Deactivate, at)),
             Step::Deactivate => {
                 if case.facts.tokens > 0 {
                     tx.revoke_tokens(case.plane.id).await?;
                 }
-                self.transition(tx, batch, case, LifecycleState::Deactivated, actor).await?;
-                batch.changes.start_wait(Wait::ArchiveDelay, offboarding, at + terms.archive_delay);
-                batch.changes.enqueue(next_run(case, Step::Export, at + terms.archive_delay));
+                let after = at + terms.archive_delay;
+                let entered = LifecycleState::Deactivated;
+                self.transition(tx, batch, case, entered, actor).await?;
+                batch.changes.start_wait(Wait::ArchiveDelay, offboarding, after);
+                batch.next.push(case.follow(tx, Step::Export, after).moved(entered).revoked().waits(Wait::ArchiveDelay, after));
             }
             Step::Export => {
                 let manifest = done.manifest.as_ref().ok_or(Fault::IncompleteEntry(vec!["manifest"]))?;
                 let prefix = format!("{}/{}/", case.plane.archive_url.as_deref().unwrap_or_default(), case.plane.id);
-                tx.keep_archive(&prefix, manifest).await?;
+                batch.changes.keep_archive(&prefix, manifest)?;
                 match terms.evict {
-                    EvictMode::AfterArchive => batch.changes.enqueue(next_run(case, Step::Evict, at)),
+                    EvictMode::AfterArchive => batch.next.push(case.follow(tx, Step::Evict, at).archived(&prefix, manifest)?),
                     EvictMode::AtPurge => self.archived(tx, batch, case, manifest, &prefix, actor).await?,
                 }
             }
@@ -195,10 +218,12 @@ impl KnowledgeLifecycleManager {
         actor: &Actor,
     ) -> Result<(), Fault> {
         self.transition(tx, batch, case, LifecycleState::Archived, actor).await?;
-        tx.set_plan(&plan(case, manifest, prefix, 0)?).await?;
+        let plan = self.plan(case, manifest, prefix, 0)?;
+        batch.changes.set_plan(&plan);
         let until = tx.at() + case.offboarding.terms.retention;
         batch.changes.start_wait(Wait::Retention, case.offboarding.id, until);
-        batch.changes.enqueue(next_run(case, Step::Purge, until));
+        let next = case.follow(tx, Step::Purge, until).moved(LifecycleState::Archived).waits(Wait::Retention, until);
+        batch.next.push(next.archived(prefix, manifest)?.planned(plan));
         Ok(())
     }
 
@@ -226,29 +251,32 @@ fn is_ours(case: &Case, epoch: i64, worker: &str) -> bool {
         && case.run.lease_owner.as_deref() == Some(worker)
 }
 
-/// What a purge would destroy, as it stands in this transaction.
-pub(super) fn plan(case: &Case, manifest: &Manifest, prefix: &str, revision: u32) -> Result<DestructionPlan, Fault> {
-    let evict = case.offboarding.terms.evict;
-    let bindings = case.bound()?.bindings;
-    let stores = manifest.stores.iter().zip(&bindings).map(|(store, binding)| StoreDestruction {
-        store: store.store.clone(),
-        resource: store.resource.clone(),
-        scope_digest: binding.scope_digest(),
-        records: if evict == EvictMode::AtPurge { store.rows } else { 0 },
-    });
-    Ok(DestructionPlan {
-        schema_version: DESTRUCTION_PLAN_SCHEMA,
-        revision,
-        tenant_id: case.plane.tenant_id,
-        plane_id: case.plane.id,
-        offboarding_id: case.offboarding.id,
-        ground: case.offboarding.terms.ground,
-        evict,
-        stores: stores.collect(),
-        archive_prefix: prefix.to_owned(),
-        manifest_sha256: lethe_stages::canonical::digest(manifest)?,
-        archive_parts: manifest.parts(),
-        archive_rows: manifest.rows(),
-        archive_bytes: manifest.bytes(),
-    })
+impl KnowledgeLifecycleManager {
+    /// What a purge would destroy, as it stands in this transaction.
+    pub(super) fn plan(&self, case: &Case, manifest: &Manifest, prefix: &str, revision: u32) -> Result<DestructionPlan, Fault> {
+        let evict = case.offboarding.terms.evict;
+        let bindings = case.bound()?.bindings;
+        let stores = manifest.stores.iter().zip(&bindings).map(|(store, binding)| StoreDestruction {
+            store: store.store.clone(),
+            resource: store.resource.clone(),
+            scope_digest: binding.scope_digest(),
+            records: if evict == EvictMode::AtPurge { store.rows } else { 0 },
+        });
+        Ok(DestructionPlan {
+            schema_version: DESTRUCTION_PLAN_SCHEMA,
+            revision,
+            tenant_id: case.plane.tenant_id,
+            plane_id: case.plane.id,
+            offboarding_id: case.offboarding.id,
+            ground: case.offboarding.terms.ground,
+            evict,
+            stores: stores.collect(),
+            archive_prefix: prefix.to_owned(),
+            archive_copies: self.config.archive_copies(case.plane.archive_url.as_deref().unwrap_or_default(), case.plane.id),
+            manifest_sha256: lethe_stages::canonical::digest(manifest)?,
+            archive_parts: manifest.parts(),
+            archive_rows: manifest.rows(),
+            archive_bytes: manifest.bytes(),
+        })
+    }
 }

@@ -11,7 +11,7 @@ use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, 
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{KnowledgeLifecycleManager, about, next_run};
+use super::{ArchiveAnswer, KnowledgeLifecycleManager, about};
 use crate::config::Span;
 
 /// What a caller asks of an offboarding; what is `None` comes from the ground's configuration.
@@ -151,17 +151,20 @@ impl KnowledgeLifecycleManager {
         Err(Refusal::new(Code::GraceInvalid, message).with(json!({"minimum": least.to_string()})))
     }
 
-    /// Requests an offboarding. An equal request again answers the one that is open and moves no deadline.
+    /// Requests an offboarding. `archive` is what its archive said of itself. An equal request again answers the one that is open and
+    /// moves no deadline.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) async fn request(
         &self,
         tx: &mut Tx,
         tenant: &Tenant,
         plane: &Plane,
         asked: &Terms,
+        archive: &ArchiveAnswer,
         reason: &str,
         by: &Actor,
     ) -> Decision<Requested> {
-        let new = allowed!(self.may_request(tx, tenant, plane, asked, reason, by).await?);
+        let new = allowed!(self.may_request(tx, tenant, plane, asked, archive, reason, by).await?);
         let new = match new {
             Ok(open) => return Ok(Ok(Requested { offboarding: *open, repeated: true })),
             Err(new) => new,
@@ -186,18 +189,22 @@ impl KnowledgeLifecycleManager {
             "received_at": new.received_at, "legal_due_at": new.legal_due_at, "terms_digest": new.terms_digest,
             "plan_version": offboarding.plan_version,
         });
+        if let Some(lock) = archive.lock() {
+            entry.evidence["archive_lock"] = json!(lock);
+        }
         tx.append(entry).await?;
         Ok(Ok(Requested { offboarding, repeated: false }))
     }
 
     /// Whether the request may be made: the open offboarding that it repeats, or the terms to freeze.
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
     pub(crate) async fn may_request(
         &self,
         tx: &mut Tx,
         tenant: &Tenant,
         plane: &Plane,
         asked: &Terms,
+        archive: &ArchiveAnswer,
         reason: &str,
         by: &Actor,
     ) -> Decision<Result<Box<Offboarding>, NewOffboarding>> {
@@ -217,6 +224,7 @@ impl KnowledgeLifecycleManager {
             return Ok(Err(Refusal::new(Code::OffboardingOpen, message).with(json!({"offboarding_id": open.id}))));
         }
         allowed!(self.grace_suffices(tenant, &new));
+        allowed!(archive.allows(&new, at));
         if tenant.status != TenantStatus::Active {
             return Ok(Err(Refusal::new(Code::TenantNotActive, format!("tenant {} is {}", tenant.name, tenant.status))));
         }
@@ -267,8 +275,8 @@ impl KnowledgeLifecycleManager {
             tx.set_draining(plane.id, false).await?;
         }
         // The stores' part of the undoing must happen: it is a run.
-        let due_at = tx.at();
-        tx.enqueue(next_run(&case, Step::Restore, due_at)).await?;
+        let (offboarding_id, plane_id, tenant_id, due_at) = (case.offboarding.id, plane.id, plane.tenant_id, tx.at());
+        tx.enqueue(NewRun { offboarding_id, plane_id, tenant_id, step: Step::Restore, due_at }).await?;
         Ok(Ok(Cancelled { offboarding_id: case.offboarding.id, tokens_restored }))
     }
 
@@ -289,7 +297,7 @@ impl KnowledgeLifecycleManager {
             && let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?)
             && let Some(manifest) = &archive.manifest
         {
-            let anew = super::record::plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
+            let anew = self.plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
             tx.set_plan(&anew).await?;
             plan_digest = Some(anew.digest());
             // What it waits for now is a decision on the new plan.

@@ -27,11 +27,11 @@ pub struct SweepReport {
     pub woken: u64,
 }
 
-/// A worker's lock file. Whoever can lock it knows that its owner is dead.
+/// A worker's identity, and beside a ledger in a file its lock file: whoever can lock that knows that its owner is dead. On a server there
+/// is none, since workers may be on any machine: there a lost worker's leases run out.
 pub struct WorkerLock {
     id: String,
-    path: PathBuf,
-    _held: File,
+    held: Option<(PathBuf, File)>,
 }
 
 impl WorkerLock {
@@ -40,11 +40,11 @@ impl WorkerLock {
         let mut random = [0; 8];
         ledger.entropy().fill(&mut random);
         let id = format!("worker-{}", hex::encode(random));
-        let path = lock_path(ledger, &id);
+        let Some(path) = lock_path(ledger, &id) else { return Ok(Self { id, held: None }) };
         std::fs::create_dir_all(path.parent().expect("a lock file has a folder"))?;
         let held = File::create_new(&path)?;
         held.lock()?;
-        Ok(Self { id, path, _held: held })
+        Ok(Self { id, held: Some((path, held)) })
     }
 
     /// The worker's identity, unique per process.
@@ -55,19 +55,22 @@ impl WorkerLock {
 
 impl Drop for WorkerLock {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if let Some((path, _)) = &self.held {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
-fn lock_path(ledger: &Ledger, worker: &str) -> PathBuf {
-    let mut folder = ledger.path().as_os_str().to_owned();
+fn lock_path(ledger: &Ledger, worker: &str) -> Option<PathBuf> {
+    let mut folder = ledger.path()?.as_os_str().to_owned();
     folder.push("-workers");
-    PathBuf::from(folder).join(format!("{worker}.lock"))
+    Some(PathBuf::from(folder).join(format!("{worker}.lock")))
 }
 
 /// Whether a worker's process is gone. Where that cannot be told, it is taken to live: its lease will say.
 fn is_dead(ledger: &Ledger, worker: &str) -> bool {
-    match File::open(lock_path(ledger, worker)) {
+    let Some(path) = lock_path(ledger, worker) else { return false };
+    match File::open(path) {
         Ok(file) => match file.try_lock() {
             Ok(()) => true,
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
@@ -83,17 +86,21 @@ impl KnowledgeLifecycleManager {
         let dead: Vec<String> = owners.into_iter().filter(|owner| is_dead(&self.ledger, owner)).collect();
         let committed = self.ledger.transact(async |tx: &mut Tx| {
             let mut report = SweepReport::default();
-            self.observe_clock(tx).await?;
             let mut lost = tx.expired_leases().await?;
             for owner in &dead {
                 lost.extend(
                     tx.leased_to(owner).await?.into_iter().filter(|run| run.lease_until.is_some_and(|until| until > tx.at())),
                 );
             }
+            // Everything at once and in order; what was found is asked again of what is locked.
+            let mut planes: Vec<_> = tx.expired_approvals().await?.iter().map(|approval| approval.plane_id).collect();
+            planes.extend(lost.iter().map(|run| run.plane_id));
+            tx.lock_planes(&planes).await?;
+            self.observe_clock(tx).await?;
             for run in lost {
                 self.take_back(tx, &run, &mut report).await?;
             }
-            for approval in tx.expired_approvals().await? {
+            for approval in tx.expired_approvals().await?.into_iter().filter(|approval| planes.contains(&approval.plane_id)) {
                 tx.end_approval(approval.id, ApprovalStatus::Expired).await?;
                 let plane = tx.plane(approval.plane_id).await?.ok_or(Fault::IncompleteEntry(vec!["plane"]))?;
                 let chain = Chain::Plane(plane.id);
@@ -111,13 +118,19 @@ impl KnowledgeLifecycleManager {
         let report = committed.await?.into_inner();
         self.witness().await?;
         for owner in &dead {
-            let _ = std::fs::remove_file(lock_path(&self.ledger, owner));
+            if let Some(path) = lock_path(&self.ledger, owner) {
+                let _ = std::fs::remove_file(path);
+            }
         }
         Ok(report)
     }
 
     async fn take_back(&self, tx: &mut Tx, run: &Run, report: &mut SweepReport) -> Result<(), Fault> {
         let Some(case) = tx.cases(&[run.id]).await?.pop() else { return Ok(()) };
+        if case.run.status != run.status || case.run.epoch != run.epoch || case.run.lease_until != run.lease_until {
+            // Recorded, renewed or taken back meanwhile.
+            return Ok(());
+        }
         // The worker may be alive and slow: from now on it is out.
         tx.raise_epoch(run.plane_id).await?;
         let halted = run.interruptions + 1 >= self.config.queue.interruptions_max;
@@ -144,8 +157,9 @@ impl KnowledgeLifecycleManager {
             return Ok(());
         }
         let committed = self.ledger.transact(async |tx: &mut Tx| {
-            for claimed in claimed {
-                let Some(case) = tx.cases(&[claimed.case.run.id]).await?.pop() else { continue };
+            let runs: Vec<_> = claimed.iter().map(|claimed| claimed.case.run.id).collect();
+            for case in tx.cases(&runs).await? {
+                let Some(claimed) = claimed.iter().find(|claimed| claimed.case.run.id == case.run.id) else { continue };
                 if case.run.epoch != Some(claimed.epoch) || case.run.lease_owner.as_deref() != Some(worker) {
                     continue;
                 }

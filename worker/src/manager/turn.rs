@@ -1,13 +1,19 @@
 //! A turn of the queue: records what was finished and claims what is due, in one transaction.
 //!
 //! The rule: the slots that an answer frees are filled by the commit that records it, so that a step costs one commit and not two. What is
-//! claimed there is judged like every claim, on facts read in that transaction. If we die in it, neither happened.
+//! claimed there is judged like every claim, on facts read in that transaction. A run that follows an answer at once is handed on: judged
+//! and leased as it is inserted, on the facts that its answer leaves behind. If we die in it, nothing of it happened.
 
+#[cfg(debug_assertions)]
+use std::collections::HashMap;
+
+#[cfg(debug_assertions)]
+use lethe_ledger::Case;
 use lethe_ledger::{Fault, Tx};
 use lethe_stages::crash::{CrashPoint, reached};
 use uuid::Uuid;
 
-use super::{Claimed, Finished, KnowledgeLifecycleManager, RecordResult};
+use super::{Claimed, Finished, KnowledgeLifecycleManager, RecordResult, record::Batch};
 
 /// What one transaction of the queue did.
 #[derive(Default)]
@@ -24,8 +30,8 @@ impl KnowledgeLifecycleManager {
     /// Claims up to `limit` due runs for `worker`, of one plane if given. Also answers how many due runs it looked at: 0 means idle.
     pub async fn claim(&self, limit: usize, worker: &str, plane: Option<Uuid>) -> Result<(Vec<Claimed>, usize), Fault> {
         // Most calls find nothing: look before taking the write lock.
-        let due = self.ledger.read(async |tx: &mut Tx| tx.next_due().await).await?;
-        if due.is_none_or(|due| due > self.ledger.now()) {
+        let due = self.ledger.read(async |tx: &mut Tx| Ok::<_, Fault>(tx.next_due().await?.is_some_and(|due| due <= tx.at())));
+        if !due.await? {
             return Ok((Vec::new(), 0));
         }
         let turn = self.turn(&[], limit, worker, plane).await?;
@@ -41,11 +47,23 @@ impl KnowledgeLifecycleManager {
     pub async fn turn(&self, finished: &[Finished], limit: usize, worker: &str, plane: Option<Uuid>) -> Result<Turn, Fault> {
         let committed = self.ledger.transact(async |tx: &mut Tx| {
             let mut turn = Turn::default();
-            if !finished.is_empty() {
-                turn.recorded = self.record_in(tx, finished, worker).await?;
-            }
             if limit > 0 {
-                (turn.claimed, turn.seen) = self.claim_in(tx, limit, worker, plane).await?;
+                tx.lock_control(true).await?;
+            }
+            if !finished.is_empty() {
+                let mut batch = Batch::default();
+                turn.recorded = self.record_in(tx, &mut batch, finished, worker).await?;
+                turn.claimed = self.hand_on(tx, &mut batch, limit, worker, plane).await?;
+                self.write(tx, batch).await?;
+                #[cfg(debug_assertions)]
+                are_as_read(tx, turn.claimed.iter().map(|claimed| &claimed.case)).await?;
+            }
+            let left = limit - turn.claimed.len();
+            turn.seen = turn.claimed.len();
+            if left > 0 {
+                let (claimed, seen) = self.claim_in(tx, left, worker, plane).await?;
+                turn.claimed.extend(claimed);
+                turn.seen += seen;
             }
             Ok::<_, Fault>(turn)
         });
@@ -59,4 +77,19 @@ impl KnowledgeLifecycleManager {
         }
         Ok(turn)
     }
+}
+
+/// Cases that were carried along, against what the ledger now reads.
+#[cfg(debug_assertions)]
+pub(super) async fn are_as_read(tx: &mut Tx, carried: impl Iterator<Item = &Case>) -> Result<(), Fault> {
+    let carried: HashMap<Uuid, &Case> = carried.map(|case| (case.run.id, case)).collect();
+    let read = tx.cases(&Vec::from_iter(carried.keys().copied())).await?;
+    assert_eq!(carried.len(), read.len(), "every run that is carried along is in the ledger");
+    for mut read in read {
+        let case = carried[&read.run.id];
+        // A renewal may have moved these.
+        (read.run.lease_until, read.run.progress) = (case.run.lease_until, case.run.progress.clone());
+        assert_eq!(format!("{case:?}"), format!("{read:?}"), "a case as it was carried along, and as the ledger reads it");
+    }
+    Ok(())
 }

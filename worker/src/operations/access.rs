@@ -57,6 +57,8 @@ pub(super) async fn revoke_token(_app: &App, tx: &mut Tx, call: &Call, _prepared
         || Refusal::new(Code::TokenUnknown, format!("there is no token {token_id}: `lethe token list PLANE` names them"));
     let token = tx.token(token_id).await?.ok_or_else(unknown)?;
     let found = lookup::plane(tx, call, &token.plane_id.to_string()).await?;
+    // Asked again, now that nobody else changes it.
+    let token = tx.token(token_id).await?.ok_or_else(unknown)?;
     if token.status == "revoked" {
         return Err(found.refuse(Refusal::new(Code::TokenNotActive, format!("token {token_id} is revoked already"))));
     }
@@ -173,6 +175,8 @@ pub(super) async fn close_usage(_app: &App, tx: &mut Tx, call: &Call, _prepared:
         || Refusal::new(Code::UsageIdUnknown, format!("there is no open usage {usage_id}: `lethe usage list PLANE` names them"));
     let usage = tx.usage(usage_id).await?.filter(|usage| usage.closed_at.is_none()).ok_or_else(unknown)?;
     let found = lookup::plane(tx, call, &usage.plane_id.to_string()).await?;
+    // Asked again, now that nobody else closes it.
+    tx.usage(usage_id).await?.filter(|usage| usage.closed_at.is_none()).ok_or_else(unknown)?;
     tx.close_usage(usage_id).await?;
     let left = tx.usages(found.plane.id).await?;
     if left.iter().all(|usage| usage.kind != UsageKind::Run) {

@@ -11,7 +11,21 @@ use lethe_stages::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, restore, unusable};
+use super::{App, Call, Outcome, Stop, arguments, lookup, operator, restore, unusable};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {
+    url: String,
+}
+
+/// Says what is known of an archive by its URL, without changing anything.
+pub(super) async fn check(app: &App, call: &Call) -> Outcome {
+    operator(call)?;
+    let Check { url } = arguments(call)?;
+    let found = app.world.check_archive(&url).await.map_err(|error| unusable(&format!("check the archive {url}"), error))?;
+    Ok(json!(found))
+}
 
 /// A plane's verified archive, opened.
 pub(super) struct Opened {
@@ -33,7 +47,7 @@ pub(super) async fn open(app: &App, call: &Call, plane: &str) -> Result<Opened, 
         Err(found.refuse(Refusal::new(Code::ArchiveMissing, message)))
     });
     let (found, manifest) = read.await?;
-    let archive = app.world.archive(&found.plane).map_err(|error| unusable("open the archive", error))?;
+    let archive = app.world.archive(&found.plane, app.ledger.now()).map_err(|error| unusable("open the archive", error))?;
     archive.probe().await.map_err(|error| unusable("ask the archive", error))?;
     Ok(Opened { archive, manifest, found })
 }

@@ -42,6 +42,8 @@ async fn subject(tx: &mut Tx, call: &Call, plane: Option<&str>, tenant: Option<&
         }
         (None, Some(tenant)) => {
             let tenant = lookup::tenant(tx, call, tenant).await?;
+            // Nothing is decided on any of its planes meanwhile.
+            tx.lock_tenant(tenant.id, false).await?;
             let planes = tx.planes(Some(tenant.id), None).await?;
             Ok(Subject {
                 kind: HoldSubject::Tenant,
@@ -97,12 +99,14 @@ pub(super) async fn release_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared
     let args: Release = arguments(call)?;
     said("--reason", &args.reason)?;
     let unknown = || Refusal::new(Code::HoldUnknown, format!("no open hold {}: `lethe hold list` names them", args.hold_id));
-    let hold = tx.hold(args.hold_id).await?.filter(|hold| hold.released_at.is_none()).ok_or_else(unknown)?;
+    let hold = tx.hold(args.hold_id).await?.filter(|hold| hold.released_at.is_none()).ok_or_else(&unknown)?;
     let key = hold.subject_id.to_string();
     let subject = match hold.subject_kind {
         HoldSubject::Plane => subject(tx, call, Some(&key), None).await?,
         HoldSubject::Tenant => subject(tx, call, None, Some(&key)).await?,
     };
+    // Asked again, now that nobody else can release it.
+    let hold = tx.hold(args.hold_id).await?.filter(|hold| hold.released_at.is_none()).ok_or_else(unknown)?;
     tx.release_hold(hold.id, &args.reason, &call.actor.to_string()).await?;
     let mut entry = Entry::new(subject.chain, Some(subject.tenant_id), EventType::HoldReleased, &call.actor, &call.operation);
     entry.reason = Some(args.reason);

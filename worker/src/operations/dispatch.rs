@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -14,6 +15,9 @@ use serde_json::Value as Json;
 
 use super::{Operation, Refused, Registry, Stop};
 use crate::{config::Config, consequences::Consequences, manager::KnowledgeLifecycleManager, world::World};
+
+/// How often a call is made again that the database undid so that another one could go on.
+const CONFLICTS_MAX: u32 = 5;
 
 /// A call of an operation.
 #[derive(Debug, Clone)]
@@ -66,6 +70,8 @@ pub struct App {
     pub world: Arc<dyn World>,
     registry: Registry,
     consequences: Consequences,
+    /// Where restored stores go by default: beside a ledger in a file, else in the current folder.
+    pub(super) restore_folder: PathBuf,
     /// Stores that a restore has built and its transaction has not yet put on record, by URL.
     pub(super) drafts: Mutex<HashMap<String, StoreDraft>>,
 }
@@ -80,10 +86,17 @@ impl App {
         operations: Vec<Operation>,
         consequences: Consequences,
     ) -> Result<Self, String> {
+        let ledger = ledger.with_tenant_in_flight_max(config.queue.tenant_in_flight_max);
         let config = Arc::new(config);
         let manager = Arc::new(KnowledgeLifecycleManager::new(ledger.clone(), config.clone(), stages, world.clone()));
         let registry = Registry::freeze(operations)?;
-        Ok(Self { ledger, config, manager, world, registry, consequences, drafts: Mutex::default() })
+        let restore_folder = ledger.folder().join("restored");
+        Ok(Self { ledger, config, manager, world, registry, consequences, restore_folder, drafts: Mutex::default() })
+    }
+
+    /// The same, with another folder for restored stores.
+    pub fn restoring_into(self, restore_folder: PathBuf) -> Self {
+        Self { restore_folder, ..self }
     }
 
     /// The names of every operation.
@@ -108,7 +121,15 @@ impl App {
             Err(Stop::Fault(fault)) => return Err(fault),
         };
         if operation.writes {
-            let committed = self.ledger.transact(async |tx: &mut Tx| self.write(tx, operation, call, prepared).await).await?;
+            let mut again = CONFLICTS_MAX;
+            let committed = loop {
+                let write = async |tx: &mut Tx| self.write(tx, operation, call, prepared.clone()).await;
+                match self.ledger.transact(write).await {
+                    // The database chose this call to let another one go on; nothing of it happened.
+                    Err(fault) if fault.is_conflict() && again > 0 => again -= 1,
+                    done => break done?,
+                }
+            };
             let answer = self.conclude(call, committed, began);
             // A hold or a withdrawal must not be forgotten by a backup: the mark outside moves with every write.
             if let Err(fault) = self.manager.witness().await {
@@ -136,6 +157,9 @@ impl App {
                 Code::NotAuthorised,
                 format!("{} is for {} only; {} is neither", operation.name, allowed.join(" or "), call.actor),
             );
+        }
+        if holds_nul(&call.arguments) {
+            return refuse(Code::InvalidArgument, "an argument holds a NUL character, which no ledger can keep".into());
         }
         Ok(operation)
     }
@@ -222,5 +246,14 @@ impl App {
         };
         self.consequences.run(&committed, &record);
         committed.into_inner()
+    }
+}
+
+fn holds_nul(value: &Json) -> bool {
+    match value {
+        Json::String(text) => text.contains('\0'),
+        Json::Array(values) => values.iter().any(holds_nul),
+        Json::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        _ => false,
     }
 }

@@ -16,14 +16,15 @@ pub(super) async fn marks(app: &App, _call: &Call) -> Outcome {
 }
 
 /// SQLite's own checks, the whole trail, the clock and the marks.
-pub(super) async fn check(_app: &App, tx: &mut Tx, _call: &Call, prepared: Json) -> Outcome {
+pub(super) async fn check(app: &App, tx: &mut Tx, _call: &Call, prepared: Json) -> Outcome {
     let file = tx.integrity().await?;
     let trail = tx.verify_trail(None).await?;
+    let kept = if app.ledger.path().is_some() { "ok" } else { "kept by the server" };
     let witness = tx.witness().await?;
     let sound = file.is_empty() && trail.is_ok() && witness.behind_since.is_none() && witness.clock_suspect_since.is_none();
     Ok(json!({
         "ledger": if sound { "sound" } else { "suspect" },
-        "file": if file.is_empty() { json!("ok") } else { json!(file) },
+        "file": if file.is_empty() { json!(kept) } else { json!(file) },
         "audit": if trail.is_ok() { "verified" } else { "broken" },
         "trail": match trail { Ok(verified) => json!(verified), Err(fault) => json!({"fault": fault.to_string()}) },
         "era": witness.era, "behind_since": witness.behind_since, "clock_suspect_since": witness.clock_suspect_since,
@@ -40,6 +41,11 @@ struct Backup {
 /// Copies the ledger while it is in use, then opens the copy and verifies it.
 pub(super) async fn backup(app: &App, call: &Call) -> Outcome {
     let Backup { to } = arguments(call)?;
+    if app.ledger.path().is_none() {
+        let message = "this ledger lives on a PostgreSQL server, whose tools copy it: pg_dump, or a base backup with its log. \
+            After a restore `lethe ledger check` finds out what is missing, and `lethe ledger reconcile` begins anew";
+        return Err(Refusal::new(Code::InvalidArgument, message).into());
+    }
     app.ledger.backup(&to).await?;
     let options =
         OpenOptions { url: format!("sqlite:{}", to.display()), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
@@ -87,7 +93,7 @@ pub(super) async fn probe_again(app: &App, _call: &Call) -> Outcome {
                 Err(error) => findings.push(format!("store {}: {error}", binding.store)),
             }
         }
-        let listed = match app.world.archive(&plane) {
+        let listed = match app.world.archive(&plane, app.ledger.now()) {
             Ok(archive) => archive.list().await,
             Err(error) => Err(error),
         };
@@ -113,12 +119,15 @@ pub(super) async fn probe_again(app: &App, _call: &Call) -> Outcome {
 pub(super) async fn reconcile(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let Reasoned { reason } = arguments(call)?;
     said("--reason", &reason)?;
+    tx.lock_control(false).await?;
     if tx.witness().await?.behind_since.is_none() {
         return Err(
             Refusal::new(Code::NothingToConfirm, "this ledger is not behind its mark: there is nothing to reconcile").into()
         );
     }
     let mut withdrawn = 0;
+    let planes: Vec<_> = tx.approvals(None).await?.iter().map(|approval| approval.plane_id).collect();
+    tx.lock_planes(&planes).await?;
     // Whether one was withdrawn since, this ledger cannot know.
     for approval in tx.approvals(None).await?.into_iter().filter(|approval| approval.status == ApprovalStatus::Granted) {
         tx.end_approval(approval.id, ApprovalStatus::Withdrawn).await?;

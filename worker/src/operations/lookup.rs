@@ -1,6 +1,6 @@
 //! Finding what a call names, as far as the caller may see it.
 //!
-//! The rule: what belongs to another tenant does not exist for a caller who is confined to one; the attempt is on record.
+//! The rule: a call that writes locks the plane it names, so of all that is decided on it one is first. What belongs to another tenant does not exist for a caller who is confined to one; the attempt is on record.
 
 use lethe_ledger::{Chain, Fault, Plane, Tenant, Tx};
 use lethe_stages::{Code, Refusal};
@@ -46,6 +46,8 @@ pub(super) async fn plane(tx: &mut Tx, call: &Call, reference: &str) -> Result<F
     let unknown =
         || Refusal::new(Code::PlaneUnknown, format!("there is no plane {reference}: `lethe plane list` names them")).into();
     let plane = plane.ok_or_else(unknown)?;
+    // Whoever writes holds the plane from here on; what is read of it and its tenant stays true.
+    let plane = tx.locked(plane).await?.ok_or_else(unknown)?;
     let tenant = tx.tenant(&plane.tenant_id.to_string()).await?.ok_or_else(|| {
         Stop::Fault(Fault::Unreadable {
             table: "planes",

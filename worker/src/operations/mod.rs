@@ -123,7 +123,7 @@ operations! {
     "knowledge.usage.open" write ANYBODY access::open_usage;
     "knowledge.usage.close" write ANYBODY access::close_usage;
     "knowledge.usage.list" read ANYBODY access::list_usage;
-    "knowledge.offboarding.request" write ANYBODY offboardings::request;
+    "knowledge.offboarding.request" write ANYBODY offboardings::request, after offboardings::ask_archive;
     "knowledge.offboarding.preview" read ANYBODY preview::preview, after preview::ask_stores;
     "knowledge.offboarding.list" read ANYBODY offboardings::list;
     "knowledge.offboarding.show" read ANYBODY status::show;
@@ -138,6 +138,7 @@ operations! {
     "knowledge.hold.list" read ANYBODY control::list_holds;
     "knowledge.control.pause" write ANYBODY control::pause;
     "knowledge.control.resume" write ANYBODY control::resume;
+    "knowledge.archive.check" read ANYBODY archives::answer, after archives::check;
     "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
     "knowledge.archive.restore" write ANYBODY restore::register, after restore::rebuild;
     "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;

@@ -1,13 +1,17 @@
 //! Requesting, listing, cancelling and retrying offboardings: thin over the manager.
 
 use chrono::{DateTime, Utc};
-use lethe_ledger::{OffboardingFilter, OffboardingStatus, Tx};
-use lethe_stages::{Code, EvictMode, GraceAccess, Ground, LifecycleState, Refusal};
+use lethe_ledger::{OffboardingFilter, OffboardingStatus, Plane, Tx};
+use lethe_stages::{Code, EvictMode, GraceAccess, Ground, LifecycleState, Refusal, ports::PortError};
+use lethe_stores::Archives;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, said};
-use crate::{config::Span, manager::Terms};
+use super::{App, Call, Outcome, Stop, arguments, lookup, parties::read_prepared, said};
+use crate::{
+    config::Span,
+    manager::{ArchiveAnswer, Terms},
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,12 +56,34 @@ impl Request {
     }
 }
 
-pub(super) async fn request(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+/// Asks the plane's archive what it does by itself with what is written into it. No transaction is open.
+pub(super) async fn ask_archive(app: &App, call: &Call) -> Outcome {
     let args: Request = arguments(call)?;
+    match app.ledger.read(async |tx: &mut Tx| lookup::plane(tx, call, &args.plane).await).await {
+        Ok(found) => Ok(json!(archive_of(app, &found.plane).await)),
+        // The transaction says so itself, after it has looked at the call's key.
+        Err(Stop::Refused(_)) => Ok(json!(ArchiveAnswer::NotAsked)),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// What the plane's archive says of itself.
+pub(super) async fn archive_of(app: &App, plane: &Plane) -> ArchiveAnswer {
+    let url = plane.archive_url.as_deref().filter(|url| Archives::may_lock_or_copy(url));
+    let Some(url) = url else { return ArchiveAnswer::NotAsked };
+    match app.world.check_archive(url).await {
+        Ok(check) => ArchiveAnswer::Said(Box::new(check)),
+        Err(error) => ArchiveAnswer::Silent { message: error.to_string(), retryable: matches!(error, PortError::Transient(_)) },
+    }
+}
+
+pub(super) async fn request(app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
+    let args: Request = arguments(call)?;
+    let archive: ArchiveAnswer = read_prepared(prepared)?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     said("--reason", &args.reason).map_err(|stop| on_plane(&found, stop))?;
     let terms = args.terms().map_err(|refusal| found.refuse(refusal))?;
-    let requested = app.manager.request(tx, &found.tenant, &found.plane, &terms, &args.reason, &call.actor).await?;
+    let requested = app.manager.request(tx, &found.tenant, &found.plane, &terms, &archive, &args.reason, &call.actor).await?;
     let requested = requested.map_err(|refusal| found.refuse(refusal))?;
     let mut shown = super::status::of(app, tx, &found).await?;
     shown["repeated"] = json!(requested.repeated);

@@ -2,7 +2,7 @@
 
 use lethe_ledger::{Chain, Entry, EventType, NewStore, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal};
-use lethe_stores::StoreCheck;
+use lethe_stores::{StoreCheck, shown_store_url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
@@ -31,6 +31,7 @@ pub(super) async fn register_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepa
     if name.parse::<uuid::Uuid>().is_ok() {
         return Err(Refusal::new(Code::InvalidArgument, "a tenant's name cannot look like an id").into());
     }
+    tx.lock_registry().await?;
     if tx.tenant(&name).await?.is_some() {
         return Err(Refusal::new(Code::NameTaken, format!("there already is a tenant {name}")).into());
     }
@@ -83,7 +84,8 @@ pub(super) struct Checked {
 
 /// Checks a store that the world offers under `url`.
 pub(super) async fn checked(app: &App, url: &str) -> Result<Checked, Stop> {
-    let report: StoreCheck = app.world.check_store(url).await.map_err(|error| unusable(&format!("check {url}"), error))?;
+    let report: StoreCheck =
+        app.world.check_store(url).await.map_err(|error| unusable(&format!("check {}", shown_store_url(url)), error))?;
     Ok(Checked { url: report.url.clone(), kind: report.kind.into(), identity: report.file_id.clone(), report: json!(report) })
 }
 
@@ -97,6 +99,7 @@ pub(super) async fn check_new_store(app: &App, call: &Call) -> Outcome {
 pub(super) async fn add_store(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let args: AddStore = arguments(call)?;
     let found: Checked = read_prepared(prepared)?;
+    tx.lock_registry().await?;
     let known = tx.store(&args.name).await?.filter(|store| store.url == found.url);
     for key in [&args.name, &found.url, &found.identity] {
         if let Some(taken) = tx.store(key).await?.filter(|taken| known.as_ref().is_none_or(|known| known.id != taken.id)) {

@@ -5,7 +5,7 @@ use lethe_stages::{
     Code, LifecycleState, Refusal, canonical,
     ports::{Description, PortError},
 };
-use lethe_stores::Mapping;
+use lethe_stores::{Mapping, shown_store_url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
@@ -89,7 +89,13 @@ pub(super) async fn check_bindings(app: &App, call: &Call) -> Outcome {
 }
 
 async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, Stop> {
-    let wrong = |code, message: String| Stop::from(Refusal::new(code, format!("--store '{spec}': {message}")));
+    // A URL may hold a password where none belongs.
+    let shown = match spec.split_once('?') {
+        Some((url, query)) if url.contains(':') => format!("{}?{query}", shown_store_url(url)),
+        None if spec.contains(':') => shown_store_url(spec),
+        _ => spec.to_owned(),
+    };
+    let wrong = |code, message: String| Stop::from(Refusal::new(code, format!("--store '{shown}': {message}")));
     let (store, query) = spec
         .split_once('?')
         .ok_or_else(|| wrong(Code::MappingWrong, "write NAME?table=…&plane_column=…&plane=…&key=…".into()))?;
@@ -109,7 +115,7 @@ async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, S
     };
     let checked = parties::checked(app, &url).await?;
     let described =
-        app.world.describe(&checked.url, &mapping).await.map_err(|error| unmapped(&format!("--store '{spec}'"), error))?;
+        app.world.describe(&checked.url, &mapping).await.map_err(|error| unmapped(&format!("--store '{shown}'"), error))?;
     Ok(Resolved::new(&checked, named, mapping, described))
 }
 
@@ -171,6 +177,7 @@ pub(super) fn registered(call: &Call, plane: &Plane, bindings: &[Binding]) -> En
 pub(super) async fn register(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let args: Register = arguments(call)?;
     let Prepared { bindings: resolved, archive_url, archive_id } = read_prepared(prepared)?;
+    tx.lock_registry().await?;
     let tenant = lookup::tenant(tx, call, &args.tenant).await?;
     may_be_named(tx, &tenant, &args.name).await?;
     let bindings = bind_all(tx, call, &tenant, resolved).await?;

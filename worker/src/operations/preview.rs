@@ -4,7 +4,13 @@ use lethe_ledger::Tx;
 use lethe_stages::{EvictMode, PLAN, Step, canonical};
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, offboardings::Request, unmapped, unusable};
+use super::{
+    App, Call, Outcome, Stop, arguments, lookup,
+    offboardings::{Request, archive_of},
+    parties::read_prepared,
+    unmapped, unusable,
+};
+use crate::manager::ArchiveAnswer;
 
 /// Asks every bound store what it holds. No transaction is open.
 pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
@@ -26,14 +32,16 @@ pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
             "dependents": described.dependents, "unfenced": described.unfenced,
         }));
     }
-    Ok(json!(stores))
+    Ok(json!({"stores": stores, "archive": archive_of(app, &plane).await}))
 }
 
-pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, stores: Json) -> Outcome {
+pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: Json) -> Outcome {
     let args: Request = arguments(call)?;
+    let stores = prepared["stores"].take();
+    let archive: ArchiveAnswer = read_prepared(prepared["archive"].take())?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     let terms = args.terms().map_err(|refusal| found.refuse(refusal))?;
-    let may = app.manager.may_request(tx, &found.tenant, &found.plane, &terms, &args.reason, &call.actor).await?;
+    let may = app.manager.may_request(tx, &found.tenant, &found.plane, &terms, &archive, &args.reason, &call.actor).await?;
     let (new, open) = match may.map_err(|refusal| found.refuse(refusal))? {
         Ok(open) => (open.terms.clone(), Some(open.id)),
         Err(new) => (new, None),
@@ -72,12 +80,15 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, stores: Json) -
             "destructive": planned.destructive,
         }));
     }
-    let plan = json!({
+    let mut plan = json!({
         "plane_id": found.plane.id, "ground": new.ground, "grace_access": new.grace_access, "evict": new.evict,
         "retention_basis": new.retention_basis, "legal_due_at": new.legal_due_at, "terms_digest": new.terms_digest,
         "archive": found.plane.archive_url, "stores": stores, "tokens": tokens, "usage": usage, "steps": steps,
         "approval": format!("somebody other than {}, once the plane is ARCHIVED", call.actor),
     });
+    if let ArchiveAnswer::Said(check) = &archive {
+        plan["archive_check"] = json!(check);
+    }
     // The dates move with the clock; what they are made of does not.
     let mut timeless = plan.clone();
     for step in timeless["steps"].as_array_mut().into_iter().flatten() {

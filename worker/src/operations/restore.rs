@@ -59,7 +59,7 @@ pub(super) async fn rebuild(app: &App, call: &Call) -> Outcome {
     has_content(&opened)?;
     let mappings = bound_as(app, &opened, Some(&args.into)).await?;
 
-    let url = args.store.unwrap_or_else(|| beside_the_ledger(app, &args.into));
+    let url = args.store.unwrap_or_else(|| in_the_restore_folder(app, &args.into));
     let begun = StoreDraft::begin(&url).await;
     let mut draft = begun.map_err(|error| refused(&opened.found, Code::InvalidArgument, "--store", error))?;
     let url = draft.url();
@@ -94,13 +94,24 @@ pub(super) async fn register(app: &App, tx: &mut Tx, call: &Call, prepared: Json
     let prepared: Prepared = read_prepared(prepared)?;
     let draft = app.drafts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&prepared.url);
     let draft = draft.ok_or_else(|| Refusal::new(Code::StoreUnusable, "find the restored store: another call has taken it"))?;
-    let answer = put_on_record(tx, call, &args.into, prepared).await?;
-    draft.keep();
-    Ok(answer)
+    let url = prepared.url.clone();
+    match put_on_record(tx, call, &args.into, prepared).await {
+        Ok(answer) => {
+            draft.keep();
+            Ok(answer)
+        }
+        Err(Stop::Fault(fault)) if fault.is_conflict() => {
+            // The same work is done again at once, over the same draft.
+            app.drafts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(url, draft);
+            Err(Stop::Fault(fault))
+        }
+        Err(stop) => Err(stop),
+    }
 }
 
 async fn put_on_record(tx: &mut Tx, call: &Call, name: &str, prepared: Prepared) -> Outcome {
     let Prepared { source, offboarding_id, manifest_sha256, url, identity, bindings, tables } = prepared;
+    tx.lock_registry().await?;
     let found = lookup::plane(tx, call, &source.to_string()).await?;
     not_being_purged(tx, &found).await?;
     let still = tx.archive(offboarding_id).await?.filter(|row| row.manifest.is_some() && row.manifest_sha256 == manifest_sha256);
@@ -137,7 +148,7 @@ async fn put_on_record(tx: &mut Tx, call: &Call, name: &str, prepared: Prepared)
 /// Restores the archive into a file that is removed again. Answers its tables; what is wrong with it goes to `faults`.
 pub(super) async fn into_scratch(app: &App, opened: &Opened, faults: &mut Vec<String>) -> Outcome {
     let mappings = bound_as(app, opened, None).await?;
-    let url = beside_the_ledger(app, &format!("verify-{}", opened.found.plane.id));
+    let url = in_the_restore_folder(app, &format!("verify-{}", opened.found.plane.id));
     let begun = StoreDraft::begin(&url).await;
     let mut draft = begun.map_err(|error| refused(&opened.found, Code::StoreUnusable, "restore into a scratch file", error))?;
     match fill(&mut draft, opened, mappings).await {
@@ -224,9 +235,8 @@ async fn unregistered(tx: &mut Tx, found: &Found, keys: &[String]) -> Result<(),
 }
 
 /// Where a restored plane's file goes unless the caller names another place.
-fn beside_the_ledger(app: &App, name: &str) -> String {
-    let folder = app.ledger.path().parent().unwrap_or(std::path::Path::new("."));
-    format!("sqlite:{}", folder.join("restored").join(format!("{name}.db")).display())
+fn in_the_restore_folder(app: &App, name: &str) -> String {
+    format!("sqlite:{}", app.restore_folder.join(format!("{name}.db")).display())
 }
 
 /// A port's error as a refusal: what may pass is STORE_UNUSABLE, what will not has its own code.

@@ -5,6 +5,7 @@
 
 mod backend;
 mod in_flight;
+mod outage;
 mod recorder;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use self::{
     backend::LedgerBackend,
     in_flight::InFlight,
+    outage::Outage,
     recorder::{Recorder, Recording},
 };
 use crate::{
@@ -36,6 +38,22 @@ pub struct RunOptions {
     pub until_idle: bool,
     /// Turns true when the runner is to stop.
     pub stop: watch::Receiver<bool>,
+    /// What it does.
+    pub roles: Roles,
+}
+
+/// What a process does; several may share the work differently.
+#[derive(Debug, Clone, Copy)]
+pub struct Roles {
+    /// It claims and performs runs.
+    pub worker: bool,
+    /// It sweeps.
+    pub sweeper: bool,
+}
+
+impl Roles {
+    /// Everything.
+    pub const ALL: Self = Self { worker: true, sweeper: true };
 }
 
 /// What a runner needs while it runs.
@@ -43,6 +61,7 @@ struct Shared {
     app: Arc<App>,
     worker: String,
     in_flight: Arc<InFlight>,
+    outage: Arc<Outage>,
     recorder: Recorder,
 }
 
@@ -65,7 +84,10 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     let lock = WorkerLock::acquire(&app.ledger).map_err(RunError::Lock)?;
     let slots = app.config.queue.concurrency;
     // Recovery is the normal path: whatever a dead predecessor held is due again before the first claim.
-    patiently(&mut options.stop, async || app.manager.sweep().await.map(|_| ())).await?;
+    let outage = Arc::new(Outage::default());
+    if options.roles.sweeper {
+        patiently(&mut options.stop, &outage, async || app.manager.sweep().await.map(|_| ())).await?;
+    }
 
     let (to_apalis, from_claimer) = mpsc::channel(slots);
     let in_flight = Arc::new(InFlight::new(slots));
@@ -75,41 +97,46 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
         plane: options.plane,
         in_flight: in_flight.clone(),
         to_apalis: to_apalis.clone(),
+        outage: outage.clone(),
     });
-    let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight, recorder });
-    let monitor = monitor(&shared, from_claimer);
+    let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight, outage, recorder });
+    let monitor = monitor(&shared, from_claimer, options.roles);
     let shell = monitor.context();
     let shell_task = tokio::spawn(monitor.run());
     let renewer = tokio::spawn(renew(shared.clone()));
+    let listener = tokio::spawn(listen(shared.clone()));
 
     tracing::info!(worker = shared.worker, slots, "started");
     let claimed = claim(&shared, &mut options, to_apalis).await;
     stop(&shared, &shell).await;
     renewer.abort();
+    listener.abort();
     let ended = shell_task.await.map_err(|error| RunError::Shell(error.to_string()))?;
     tracing::info!(worker = shared.worker, "stopped");
     claimed?;
     ended.map_err(|error| RunError::Shell(error.to_string()))
 }
 
-fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>) -> Monitor {
+fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: Roles) -> Monitor {
     let backend = LedgerBackend::new(from_claimer);
     let (stages, sweeps) = (shared.clone(), shared.clone());
     let every = shared.app.config.sweep.every.0;
-    Monitor::new()
-        .register(move |restarts| {
-            WorkerBuilder::new(format!("{}-stages-{restarts}", stages.worker))
-                .backend(backend.clone())
-                .data(stages.clone())
-                .parallelize(tokio::spawn)
-                .build(execute)
-        })
-        .register(move |restarts| {
-            WorkerBuilder::new(format!("{}-sweep-{restarts}", sweeps.worker))
-                .backend(CronScheduler::new(Every(every)))
-                .data(sweeps.clone())
-                .build(sweep)
-        })
+    let monitor = Monitor::new().register(move |restarts| {
+        WorkerBuilder::new(format!("{}-stages-{restarts}", stages.worker))
+            .backend(backend.clone())
+            .data(stages.clone())
+            .parallelize(tokio::spawn)
+            .build(execute)
+    });
+    if !roles.sweeper {
+        return monitor;
+    }
+    monitor.register(move |restarts| {
+        WorkerBuilder::new(format!("{}-sweep-{restarts}", sweeps.worker))
+            .backend(CronScheduler::new(Every(every)))
+            .data(sweeps.clone())
+            .build(sweep)
+    })
 }
 
 /// Rings at a fixed distance. Only when a sweep rings comes from the machine's clock; what it decides comes from the ledger's.
@@ -126,6 +153,7 @@ async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
     match shared.app.manager.sweep().await {
         Ok(report) if report != Default::default() => tracing::info!(?report, "swept"),
         Ok(_) => {}
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("sweep", &fault)),
         Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "sweep"),
     }
     shared.in_flight.changed();
@@ -156,12 +184,17 @@ async fn execute(claimed: Claimed, shared: Data<Arc<Shared>>) {
 /// Claims as many runs as there are free slots, until idle or stopped.
 async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sender<Claimed>) -> Result<(), RunError> {
     let poll = shared.app.config.queue.poll.0.to_std().unwrap_or(Duration::from_secs(1));
+    if !options.roles.worker {
+        let _ = options.stop.wait_for(|stop| *stop).await;
+    }
     while !*options.stop.borrow() {
         let change = shared.in_flight.next_change();
         let free = shared.in_flight.free();
+        let mut away = None;
         if free > 0 {
             match shared.app.manager.claim(free, &shared.worker, options.plane).await {
                 Ok((claimed, seen)) => {
+                    shared.outage.back();
                     for one in claimed {
                         shared.in_flight.insert(one.clone());
                         // The channel holds as many as there are slots, so this does not wait.
@@ -174,13 +207,14 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
                         return Ok(());
                     }
                 }
-                Err(fault) if fault.is_passing() => {
-                    tracing::warn!(error = &fault as &dyn std::error::Error, "claim: waiting for the ledger")
-                }
+                Err(fault) if fault.is_passing() => away = Some(shared.outage.away("claim", &fault)),
                 Err(fault) => return Err(fault.into()),
             }
         }
-        let pause = sleep_until_due(shared, poll).await;
+        let pause = match away {
+            Some(pause) => pause,
+            None => sleep_until_due(shared, poll).await,
+        };
         tokio::select! {
             () = change => {}
             () = tokio::time::sleep(pause) => {}
@@ -192,13 +226,26 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
 
 /// How long to wait before looking again: to the next due time, at most `poll`.
 async fn sleep_until_due(shared: &Shared, poll: Duration) -> Duration {
-    let due = shared.app.ledger.read(async |tx: &mut Tx| tx.next_due().await).await;
-    match due {
-        Ok(Some(due)) => {
-            let wait = (due - shared.app.ledger.now()).to_std().unwrap_or(Duration::ZERO);
-            wait.clamp(Duration::from_millis(1), poll)
-        }
+    let wait = shared.app.ledger.read(async |tx: &mut Tx| Ok::<_, Fault>(tx.next_due().await?.map(|due| due - tx.at())));
+    match wait.await {
+        Ok(Some(wait)) => wait.to_std().unwrap_or(Duration::ZERO).clamp(Duration::from_millis(1), poll),
         _ => poll,
+    }
+}
+
+/// Has the claimer look when the ledger says that something is due. A hint only: what is lost is found by looking.
+async fn listen(shared: Arc<Shared>) {
+    loop {
+        match shared.app.ledger.hints().await {
+            Ok(None) => return,
+            Ok(Some(mut hints)) => {
+                while hints.next().await.is_ok() {
+                    shared.in_flight.changed();
+                }
+            }
+            Err(fault) => drop(shared.outage.away("listen", &fault)),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -225,6 +272,7 @@ async fn renew(shared: Arc<Shared>) {
                 // A run that was recorded meanwhile is not among `mine` either; cancelling it then finds nothing.
                 held.iter().filter(|(run, _)| !mine.contains(run)).for_each(|(run, _)| shared.in_flight.cancel(*run));
             }
+            Err(fault) if fault.is_passing() => drop(shared.outage.away("renew leases", &fault)),
             Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "renew leases"),
         }
     }
@@ -258,14 +306,20 @@ async fn give_back(shared: &Shared, claimed: Vec<Claimed>) {
 }
 
 /// Does `work`, waiting through passing faults.
-async fn patiently(stop: &mut watch::Receiver<bool>, work: impl AsyncFn() -> Result<(), Fault>) -> Result<(), Fault> {
+async fn patiently(
+    stop: &mut watch::Receiver<bool>,
+    outage: &Outage,
+    work: impl AsyncFn() -> Result<(), Fault>,
+) -> Result<(), Fault> {
     loop {
         match work().await {
             Err(fault) if fault.is_passing() && !*stop.borrow() => {
-                tracing::warn!(error = &fault as &dyn std::error::Error, "waiting for the ledger");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(outage.away("sweep", &fault)).await;
             }
-            done => return done,
+            done => {
+                outage.back();
+                return done;
+            }
         }
     }
 }

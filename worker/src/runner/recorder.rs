@@ -10,7 +10,7 @@ use lethe_ledger::Fault;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::in_flight::InFlight;
+use super::{in_flight::InFlight, outage::Outage};
 use crate::{
     manager::{Claimed, Finished, Turn},
     operations::App,
@@ -37,6 +37,7 @@ pub(super) struct Recording {
     pub(super) plane: Option<Uuid>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) to_apalis: mpsc::Sender<Claimed>,
+    pub(super) outage: Arc<Outage>,
 }
 
 impl Recorder {
@@ -81,7 +82,7 @@ impl Recording {
     }
 
     async fn record(&self, finished: &[Finished]) {
-        let ended = || finished.iter().map(|finished| finished.run_id);
+        let ended = || finished.iter().map(|finished| finished.case.run.id);
         let claimed = self.turn(finished, self.in_flight.fillable(ended())).await.claimed;
         let late = self.in_flight.exchange(ended(), claimed.clone());
         if late.is_empty() {
@@ -99,13 +100,21 @@ impl Recording {
     async fn turn(&self, finished: &[Finished], mut slots: usize) -> Turn {
         loop {
             let fault: Fault = match self.app.manager.turn(finished, slots, &self.worker, self.plane).await {
-                Ok(turn) => return turn,
+                Ok(turn) => {
+                    self.outage.back();
+                    return turn;
+                }
                 Err(fault) => fault,
             };
-            tracing::warn!(error = &fault as &dyn std::error::Error, runs = finished.len(), "record: waiting for the ledger");
+            if fault.is_conflict() {
+                continue;
+            }
             if fault.is_passing() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            } else if slots > 0 {
+                tokio::time::sleep(self.outage.away("record", &fault)).await;
+                continue;
+            }
+            tracing::warn!(error = &fault as &dyn std::error::Error, runs = finished.len(), "record");
+            if slots > 0 {
                 // What cannot be claimed must not keep what was done from being recorded; the claimer will meet it and say so.
                 slots = 0;
             } else {
