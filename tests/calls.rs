@@ -44,7 +44,15 @@ async fn a_call_under_the_same_key_is_made_once_and_answered_twice() {
         "IDEMPOTENCY_KEY_REUSED",
         "an answer is not carried to another tenant"
     );
-    assert_eq!(world.number("SELECT count(*) FROM trail WHERE body ->> '$.gate.code' = 'IDEMPOTENCY_KEY_REUSED'").await, 3);
+    assert_eq!(
+        world
+            .number(&format!(
+                "SELECT count(*) FROM trail WHERE {} = 'IDEMPOTENCY_KEY_REUSED'",
+                crate::support::ledger::gate_code()
+            ))
+            .await,
+        3
+    );
     let somebody = keyed("k1", "user:carol", "knowledge.offboarding.cancel", json!({"plane": plane, "reason": "r"}));
     assert!(matches!(world.dispatch(&somebody).await, Answer::Done(_)));
     invariants::check(&world).await;
@@ -89,14 +97,15 @@ async fn answers_kept_under_keys_do_not_outlive_the_plane_they_name() {
         panic!()
     };
     let plane = shown["plane_id"].as_str().unwrap().to_owned();
-    assert!(world.number("SELECT count(*) FROM idempotency WHERE answer LIKE '%SECRETNAME%'").await == 1);
+    assert!(world.number("SELECT count(*) FROM idempotency WHERE CAST(answer AS text) LIKE '%SECRETNAME%'").await == 1);
     world.archived(&plane).await;
     world.approve(&plane).await;
     world.drain().await;
     assert_eq!(world.state(&plane).await, "PURGED");
     assert_eq!(world.number("SELECT count(*) FROM idempotency").await, 0);
     assert!(world.app.ledger.truncate_wal().await.unwrap());
-    let ledger = std::fs::read(world.app.ledger.path()).unwrap();
+    // What a server's files still hold is its VACUUM's.
+    let ledger = world.app.ledger.path().map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
     for word in ["SECRETNAME", "SECRETVALUE"] {
         assert!(!ledger.windows(word.len()).any(|window| window == word.as_bytes()), "{word} is in the ledger's bytes");
     }
@@ -136,9 +145,11 @@ async fn knowing_the_id_of_another_tenants_plane_is_of_no_use() {
     let held = world.call("user:lena", "knowledge.hold.place", json!({"plane": plane, "reason": "r"})).await["hold_id"].clone();
     let reasoned = json!({"plane": plane, "reason": "r"});
     let mallory = world.tenant_id("globex").await;
-    let state = "SELECT (SELECT group_concat(state || epoch || draining) FROM planes) || (SELECT count(*) FROM offboardings)
-        || (SELECT group_concat(status) FROM access_tokens) || (SELECT count(*) FROM plane_usage WHERE closed_at IS NULL)
+    let state = "SELECT (SELECT LIST(state || epoch || draining) FROM planes) || '' || (SELECT count(*) FROM offboardings)
+        || (SELECT LIST(status) FROM access_tokens) || (SELECT count(*) FROM plane_usage WHERE closed_at IS NULL)
         || (SELECT count(*) FROM holds WHERE released_at IS NULL) || (SELECT count(*) FROM pauses)";
+    let state = &state.replace("LIST", crate::support::ledger::either("json_group_array", "json_agg"));
+    let state = &state.replace(" || (", crate::support::ledger::either(" || (", " || '' || ("));
     let before = world.texts(state).await;
     for (operation, arguments, code) in [
         ("knowledge.plane.show", json!({"plane": plane}), "PLANE_UNKNOWN"),

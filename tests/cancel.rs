@@ -47,7 +47,7 @@ async fn a_cancel_in_grace_restores_what_the_offboarding_suspended_and_nothing_e
     world.write("p1").await.expect("the fence is lifted");
     let usage = json!({"plane": plane, "kind": "run", "holder": "job", "ttl": "1h"});
     world.call("sdk:app", "knowledge.usage.open", usage).await;
-    assert_eq!(world.number("SELECT count(*) FROM planes WHERE draining = 1").await, 0);
+    assert_eq!(world.number("SELECT count(*) FROM planes WHERE draining").await, 0);
     let mut restored = world.trail(&plane).await;
     restored.retain(|line| !line.starts_with("TOKEN") && !line.starts_with("BLOCKED"));
     assert_eq!(

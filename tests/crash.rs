@@ -72,7 +72,7 @@ fn places(point: CrashPoint) -> Vec<(&'static str, Part, String)> {
             vec![at(Part::Archive, 1), at(Part::Archive, 5), ("erasure_request", Part::Purge, at(Part::Purge, 3).2)]
         }
         PurgeObjectDeleted => {
-            vec![at(Part::Purge, 1), at(Part::Purge, 6), ("erasure_request", Part::Purge, at(Part::Purge, 2).2)]
+            vec![at(Part::Purge, 1), at(Part::Purge, 2), ("erasure_request", Part::Purge, at(Part::Purge, 2).2)]
         }
         PurgeStoresEmpty | PurgePartsDeleted | PurgeManifestDeleted => {
             vec![at(Part::Purge, 1), ("erasure_request", Part::Purge, at(Part::Purge, 1).2)]

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value as Json;
 
-use crate::support::line;
+use crate::support::{golden, line};
 
 fn lethe(arguments: &[&str]) -> Json {
     let output = Command::new(env!("CARGO_BIN_EXE_lethe"))
@@ -58,15 +58,4 @@ fn a_folder_that_is_not_the_demos_is_left_alone() {
         Command::new(env!("CARGO_BIN_EXE_lethe")).args(["demo", "--data"]).arg(dir.path()).output().expect("run the binary");
     assert_eq!(refused.status.code(), Some(1));
     assert!(dir.path().join("precious.txt").exists());
-}
-
-/// Compares with a golden file; `LETHE_UPDATE_GOLDEN=1` rewrites it.
-pub fn golden(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
-    if std::env::var_os("LETHE_UPDATE_GOLDEN").is_some() {
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("create the folder");
-        std::fs::write(&path, text).expect("write the golden file");
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(expected == text, "{name} differs (LETHE_UPDATE_GOLDEN=1 rewrites it):\n--- expected\n{expected}\n--- found\n{text}");
 }

@@ -74,8 +74,7 @@ async fn a_hold_placed_after_the_purge_was_claimed_stops_the_rest_and_says_that_
     assert!(epoch > claimed.epoch, "whoever works on it is out");
     // The slow worker comes back with an answer: it changes nothing, whatever the answer is.
     let late = lethe_worker::manager::Finished {
-        run_id: claimed.case.run.id,
-        step: claimed.case.run.step,
+        case: claimed.case.clone(),
         epoch: claimed.epoch,
         result: Ok(lethe_stages::contract::Done::with(json!({}))),
     };

@@ -3,39 +3,117 @@
 //!
 //! A new store, archive or ground joins by one line in [`SETUPS`].
 
+use std::sync::Arc;
+
 use chrono::TimeDelta;
 use lethe_worker::manager::RecordResult;
 use serde_json::{Value as Json, json};
 use sqlx::Row;
 
-use crate::support::{WORKER, World, faults::Failing, invariants, knowledge, request};
+use crate::support::{
+    WORKER, World,
+    faults::Failing,
+    invariants, knowledge,
+    postgres::Database,
+    request,
+    s3::{Bucket, Kind},
+};
 
 /// A way to lay out a plane and to let it go.
 struct Setup {
     name: &'static str,
     /// Terms of the request, over those of [`request`].
     terms: fn() -> Json,
-    /// Whether the plane is bound to a second table.
-    two_tables: bool,
+    layout: Layout,
     rows: usize,
+    /// What kind of bucket it is archived in; without one, in a folder.
+    bucket: Option<Kind>,
+}
+
+/// Where the plane stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// In a table of an SQLite file.
+    One,
+    /// In two tables of an SQLite file.
+    Two,
+    /// In a partition of its own of a table in PostgreSQL.
+    Partition,
 }
 
 const SETUPS: &[Setup] = &[
-    Setup { name: "one table, evicted after archive", terms: || json!({}), two_tables: false, rows: 25 },
-    Setup { name: "two tables, evicted at purge", terms: || json!({"evict": "at_purge"}), two_tables: true, rows: 5 },
-    Setup { name: "an erasure request", terms: || json!({"ground": "erasure_request"}), two_tables: false, rows: 25 },
-    Setup { name: "an empty plane", terms: || json!({"grace_access": "none"}), two_tables: false, rows: 0 },
+    Setup { name: "one table, evicted after archive", terms: || json!({}), layout: Layout::One, rows: 25, bucket: None },
+    Setup {
+        name: "two tables, evicted at purge",
+        terms: || json!({"evict": "at_purge"}),
+        layout: Layout::Two,
+        rows: 5,
+        bucket: None,
+    },
+    Setup {
+        name: "an erasure request",
+        terms: || json!({"ground": "erasure_request"}),
+        layout: Layout::One,
+        rows: 25,
+        bucket: None,
+    },
+    Setup { name: "a versioned bucket", terms: || json!({}), layout: Layout::One, rows: 3, bucket: Some(Kind::Versioned) },
+    Setup { name: "an empty plane", terms: || json!({"grace_access": "none"}), layout: Layout::One, rows: 0, bucket: None },
+    Setup { name: "a partition in PostgreSQL", terms: || json!({}), layout: Layout::Partition, rows: 5, bucket: None },
 ];
+
+/// What stores and archives do does not depend on where the ledger is, so on PostgreSQL, where each world is a database, one setup with
+/// content and one without are put through it.
+fn setups() -> impl Iterator<Item = &'static Setup> {
+    let short = ["one table, evicted after archive", "an erasure request"];
+    SETUPS.iter().filter(move |setup| !crate::ON_POSTGRES || short.contains(&setup.name))
+}
 
 /// Three parts of ten records, so that there is something between two parts.
 const CONFIG: &str = "[archive]\npart_rows_max = 10\n";
 
-async fn prepared(setup: &Setup) -> (World, String) {
-    let world = World::with(CONFIG).await;
-    if !setup.two_tables {
-        let plane = world.acme(setup.rows).await;
-        return (world, plane);
+/// A world with the plane in it, and the schema of a database in which it stands, if it stands in one.
+struct Laid {
+    world: World,
+    plane: String,
+    db: Option<(Arc<Database>, String)>,
+}
+
+/// The database that all worlds of a setup share, each with a schema of its own: databases take long to create and drop.
+async fn database(setup: &Setup) -> Option<Arc<Database>> {
+    match setup.layout {
+        Layout::Partition => Some(Arc::new(Database::new().await)),
+        _ => None,
     }
+}
+
+async fn prepared(setup: &Setup, db: &Option<Arc<Database>>) -> Laid {
+    let world = match setup.bucket {
+        Some(kind) => World::on(Bucket::new(kind).await, CONFIG).await,
+        None => World::with(CONFIG).await,
+    };
+    match setup.layout {
+        Layout::One => {
+            let plane = world.acme(setup.rows).await;
+            Laid { world, plane, db: None }
+        }
+        Layout::Two => {
+            let plane = two_tables(&world, setup).await;
+            Laid { world, plane, db: None }
+        }
+        Layout::Partition => {
+            let db = db.clone().expect("a database");
+            let schema = db.schema().await;
+            let table = format!("{schema}.chunks");
+            db.chunks(&table, true, &[("p1", setup.rows), ("p2", 5)]).await;
+            db.register(&world).await;
+            let plane = db.bind(&world, "acme", &table, "p1").await;
+            Laid { world, plane, db: Some((db, schema)) }
+        }
+    }
+}
+
+async fn two_tables(world: &World, setup: &Setup) -> String {
     world.acme(0).await;
     let file = world.dir.path().join("knowledge.db");
     let mut db = knowledge::open(&file).await;
@@ -49,7 +127,7 @@ async fn prepared(setup: &Setup) -> (World, String) {
     let mut both = world.binding("acme", "both", "p3");
     both["stores"].as_array_mut().expect("stores").push(json!("kb?table=notes&plane_column=plane&plane=p3&key=slug"));
     let plane = world.call("user:root", "knowledge.plane.register", both).await;
-    (world, plane["plane_id"].as_str().expect("an id").to_owned())
+    plane["plane_id"].as_str().expect("an id").to_owned()
 }
 
 /// Works on, past every backoff, until the plane rests: halted, waiting for somebody, or done.
@@ -87,7 +165,38 @@ async fn drain_twice(world: &World) {
 }
 
 /// What is left in the world: rows of every plane, fences, and the archive's objects without the ids in their names.
-async fn remains(world: &World, plane: &str) -> Json {
+async fn remains(laid: &Laid) -> Json {
+    let Laid { world, plane, db } = laid;
+    let mut left = match db {
+        Some((db, schema)) => in_schema(db, schema).await,
+        None => in_file(world).await,
+    };
+    let mut objects = Vec::new();
+    match &world.bucket {
+        Some(bucket) => list_bucket(bucket, &format!("cold/archive/{plane}/"), &mut objects).await,
+        None => list(&world.dir.path().join("archive").join(plane), String::new(), &mut objects),
+    }
+    objects.sort();
+    let status = world.status(plane).await;
+    left["objects"] = json!(objects);
+    left["state"] = status["state"].clone();
+    left["run"] = status["offboarding"]["run_status"].clone();
+    left
+}
+
+/// As text, with the schema's name taken out of it.
+async fn in_schema(db: &Database, schema: &str) -> Json {
+    let table = format!("{schema}.chunks");
+    let mut lines = db.texts(&format!("SELECT concat_ws(' ', resource, plane, mode) FROM {schema}.lethe_fence ORDER BY 1")).await;
+    lines.extend(db.guards(&table).await);
+    let partitions = format!("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{table}'::regclass ORDER BY 1");
+    lines.extend(db.texts(&partitions).await);
+    lines.extend(db.plane(&table, "p1").await);
+    lines.extend(db.plane(&table, "p2").await);
+    json!({"lines": lines.iter().map(|line| line.replace(schema, "kb")).collect::<Vec<_>>()})
+}
+
+async fn in_file(world: &World) -> Json {
     let file = world.dir.path().join("knowledge.db");
     let mut db = knowledge::open(&file).await;
     let fences: Vec<_> =
@@ -99,11 +208,7 @@ async fn remains(world: &World, plane: &str) -> Json {
     for value in ["p1", "p2", "p3"] {
         rows.push(knowledge::digest(&file, value).await);
     }
-    let mut objects = Vec::new();
-    list(&world.dir.path().join("archive").join(plane), String::new(), &mut objects);
-    objects.sort();
-    let status = world.status(plane).await;
-    json!({"state": status["state"], "run": status["offboarding"]["run_status"], "fences": fences, "triggers": triggers, "rows": rows, "objects": objects})
+    json!({"fences": fences, "triggers": triggers, "rows": rows})
 }
 
 /// Names below the offboarding's own folder, with a digest of the content of parts.
@@ -123,18 +228,37 @@ fn list(folder: &std::path::Path, prefix: String, objects: &mut Vec<String>) {
     }
 }
 
+/// The same of a bucket: every object in its newest version; what else there is, older versions and markers, is listed by its kind.
+async fn list_bucket(bucket: &Bucket, prefix: &str, objects: &mut Vec<String>) {
+    for (what, key, _) in bucket.everything(prefix).await {
+        let name = key[prefix.len()..].split_once('/').map_or("", |(_, name)| name);
+        let name = format!("/offboarding/{name}");
+        if what != "version" {
+            objects.push(format!("{what} {name}"));
+        } else if name.ends_with(".parquet") {
+            objects.push(format!("{name} {}", lethe_stages::canonical::sha256(&bucket.get(&key).await)));
+        } else {
+            objects.push(name);
+        }
+    }
+    // A manifest may have been written twice; each version of it is one more that the purge removes.
+    objects.sort();
+    objects.dedup();
+}
+
 /// The whole story; answers the world as it was at ARCHIVED and at the end.
-async fn story(world: &World, plane: &str, setup: &Setup, twice: bool) -> [Json; 2] {
+async fn story(laid: &Laid, setup: &Setup, twice: bool) -> [Json; 2] {
+    let Laid { world, plane, .. } = laid;
     let mut terms = request(plane, "0s");
     terms.as_object_mut().expect("an object").extend((setup.terms)().as_object().cloned().expect("an object"));
     world.call("user:alice", "knowledge.offboarding.request", terms).await;
     settle(world, twice).await;
-    let archived = remains(world, plane).await;
+    let archived = remains(laid).await;
     assert_eq!(archived["state"], "ARCHIVED", "{}", world.status(plane).await);
     world.call("user:bob", "knowledge.approval.grant", json!({"plane": plane, "reason": "checked"})).await;
     settle(world, twice).await;
     invariants::check(world).await;
-    [archived, remains(world, plane).await]
+    [archived, remains(laid).await]
 }
 
 #[tokio::test]
@@ -161,12 +285,11 @@ async fn an_archive_that_lies_about_what_it_wrote_is_caught_by_reading_back() {
 
 #[tokio::test]
 async fn every_stage_can_be_run_twice() {
-    for setup in SETUPS {
-        let (world, plane) = prepared(setup).await;
-        let once = story(&world, &plane, setup, false).await;
+    for setup in setups() {
+        let db = database(setup).await;
+        let once = story(&prepared(setup, &db).await, setup, false).await;
         assert_eq!(once[1]["state"], "PURGED");
-        let (world, plane) = prepared(setup).await;
-        let mut twice = story(&world, &plane, setup, true).await;
+        let mut twice = story(&prepared(setup, &db).await, setup, true).await;
         // Inventories are taken under a secret of their own, so their bytes differ from world to world.
         if setup.name.contains("erasure") {
             twice[0]["objects"] = once[0]["objects"].clone();
@@ -178,25 +301,27 @@ async fn every_stage_can_be_run_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_port_call_can_fail_whether_or_not_it_was_done() {
     let mut tried = 0;
-    for setup in SETUPS {
-        let (world, plane) = prepared(setup).await;
-        let before = world.faults.calls().len();
-        let expected = story(&world, &plane, setup, false).await;
-        let calls = world.faults.calls()[before..].to_vec();
+    for setup in setups() {
+        let db = database(setup).await;
+        let laid = prepared(setup, &db).await;
+        let before = laid.world.faults.calls().len();
+        let expected = story(&laid, setup, false).await;
+        let calls = laid.world.faults.calls()[before..].to_vec();
         assert!(calls.len() > 20, "{}: {calls:?}", setup.name);
         let mut stories = tokio::task::JoinSet::new();
         for (number, verb) in calls.into_iter().enumerate() {
             for failing in [Failing::NotDone, Failing::Done] {
-                let mut expected = expected.clone();
+                let (mut expected, db) = (expected.clone(), db.clone());
                 stories.spawn(async move {
-                    let (world, plane) = prepared(setup).await;
-                    world.faults.fail(number as u64, failing);
-                    let found = story(&world, &plane, setup, false).await;
+                    let laid = prepared(setup, &db).await;
+                    laid.world.faults.fail(number as u64, failing);
+                    let found = story(&laid, setup, false).await;
                     if setup.name.contains("erasure") {
                         expected[0]["objects"] = found[0]["objects"].clone();
                     }
                     assert_eq!(expected, found, "{}: call {number}, {verb}, {failing:?}", setup.name);
-                    let failed = world.trail(&plane).await.iter().filter(|line| line.starts_with("STAGE_FAILED")).count();
+                    let failed = laid.world.trail(&laid.plane).await;
+                    let failed = failed.iter().filter(|line| line.starts_with("STAGE_FAILED")).count();
                     assert_eq!(failed, 1, "{}: call {number}, {verb}, {failing:?} was not noticed", setup.name);
                 });
                 tried += 1;

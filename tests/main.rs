@@ -5,30 +5,40 @@
 #![allow(clippy::disallowed_methods, reason = "tests write to the world beside the ledger")]
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
 
+/// Where this binary's ledgers live.
+pub const ON_POSTGRES: bool = false;
+
 mod support;
 
 mod approvals;
+mod archives;
 mod assembly;
+mod buckets;
 mod calls;
 mod cancel;
 mod crash;
 mod demo;
 mod drain;
+mod files;
 mod grace;
 mod grounds;
 mod holds;
 mod idempotence;
 mod laws;
+mod locks;
 mod mistakes;
 mod model;
 mod outside;
 mod parquet;
 mod path;
 mod pause;
+mod pgvector;
+mod power;
 mod queue;
 mod refusals;
 mod restore;
 mod retry;
+mod schema;
 mod scopes;
 mod signals;
 mod stories;

@@ -343,8 +343,10 @@ async fn tell(story: Vec<Action>) {
 fn whatever_happens_in_whatever_order_the_plane_is_where_the_model_says() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/model.regressions");
+    // On a server a story takes many times as long: fewer are told, and how far they go is asked of those on SQLite.
+    let cases = if crate::ON_POSTGRES { 6 } else { 24 };
     let config = Config {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases),
         max_shrink_iters: 200,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(kept))),
         ..Config::default()
@@ -364,7 +366,7 @@ fn whatever_happens_in_whatever_order_the_plane_is_where_the_model_says() {
         STATES.iter().zip(&ENDS).map(|(state, count)| format!("{state} {}", count.load(Ordering::Relaxed))).collect();
     println!("stories ended in {}", ends.join(", "));
     assert!(
-        ENDS[0].load(Ordering::Relaxed) > 0 && ENDS[4].load(Ordering::Relaxed) > 0,
+        crate::ON_POSTGRES || ENDS[0].load(Ordering::Relaxed) > 0 && ENDS[4].load(Ordering::Relaxed) > 0,
         "the stories do not go far enough: {ends:?}"
     );
 }

@@ -61,42 +61,6 @@ async fn a_lease_that_ran_out_is_not_renewed_any_more() {
 }
 
 #[tokio::test]
-async fn a_dead_workers_run_is_taken_back_at_once_and_a_worker_of_the_same_name_goes_on_with_it() {
-    let world = World::new().await;
-    let plane = world.acme(3).await;
-    world.request(&plane, "7d").await;
-    let killed = world.claim(&plane).await;
-    assert!(claim_as(&world, WORKER).await.is_empty(), "leased, be it to this name");
-    // No lock file is held under this name: its process is gone. The sweep of any start sees that, long before the lease ends.
-    let living = WorkerLock::acquire(&world.app.ledger).unwrap();
-    assert_eq!(world.app.manager.sweep().await.unwrap().interrupted, 1);
-    let again = world.claim(&plane).await;
-    assert_eq!(
-        world.finish(&killed).await,
-        RecordResult::Stale,
-        "what the killed one left says nothing, though the name is the same"
-    );
-    assert_eq!(world.finish(&again).await, RecordResult::Recorded);
-    drop(living);
-    invariants::check(&world).await;
-}
-
-#[tokio::test]
-async fn a_living_workers_run_is_left_alone_until_its_lease_ends() {
-    let world = World::new().await;
-    let plane = world.acme(3).await;
-    world.request(&plane, "7d").await;
-    let lock = WorkerLock::acquire(&world.app.ledger).unwrap();
-    let claimed = claim_as(&world, lock.id()).await.remove(0);
-    world.clock.advance(TimeDelta::milliseconds(59_999));
-    assert_eq!(world.app.manager.sweep().await.unwrap().interrupted, 0);
-    drop(lock);
-    assert_eq!(world.app.manager.sweep().await.unwrap().interrupted, 1, "its lock is free now: it is dead");
-    assert_eq!(world.finish(&claimed).await, RecordResult::Stale);
-    invariants::check(&world).await;
-}
-
-#[tokio::test]
 async fn a_retry_keeps_its_delay_however_often_workers_ask() {
     let world = World::new().await;
     let plane = world.acme(3).await;
@@ -126,35 +90,6 @@ async fn what_a_stopping_worker_gives_back_costs_the_run_nothing() {
     assert_eq!(world.entries(&plane, "STAGE_INTERRUPTED").await, 1, "given back once");
     world.drain().await;
     assert_eq!(world.state(&plane).await, "PENDING_DEACTIVATE");
-    invariants::check(&world).await;
-}
-
-#[tokio::test]
-async fn history_and_waiting_work_do_not_slow_a_claim_or_a_record() {
-    let world = World::new().await;
-    let plane = world.acme(3).await;
-    world.request(&plane, "7d").await;
-    let history = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-        INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, attempt, interruptions, enqueued_at, finished_at)
-        SELECT printf('00000000-0000-0000-0000-%012d', i), o.id, o.plane_id, o.tenant_id, 'verify', 'succeeded', 0, 0, i, i FROM n, offboardings o";
-    world.sql(history).await;
-    for _ in 0..2 {
-        let [due, recorded] = world.app.ledger.read(async |tx: &mut Tx| tx.query_plans().await).await.unwrap();
-        // The list that was asked for, the one row about this ledger, whether anything is paused, the plane's own bindings.
-        let small = ["SCAN json_each", "SCAN w", "SCAN pauses", "SCAN b"];
-        let scans = |plan: &[String]| {
-            plan.iter().filter(|line| line.starts_with("SCAN") && !small.iter().any(|known| line.starts_with(known))).count()
-        };
-        assert_eq!(due[0], "SEARCH r USING INDEX stage_runs_due (due_at<?)", "{due:#?}");
-        assert!(recorded[0].starts_with("SEARCH r USING INDEX sqlite_autoindex_stage_runs_1 (id=?)"), "{recorded:#?}");
-        assert_eq!((scans(&due), scans(&recorded)), (0, 0), "{due:#?} {recorded:#?}");
-        assert!(!due.iter().any(|line| line.contains("TEMP B-TREE FOR ORDER BY")), "{due:#?}");
-        // The same once somebody has let the database count its rows.
-        world.sql("ANALYZE").await;
-    }
-    world.drain().await;
-    assert_eq!(world.state(&plane).await, "PENDING_DEACTIVATE");
-    world.sql("DELETE FROM stage_runs WHERE id LIKE '00000000-0000-%'").await;
     invariants::check(&world).await;
 }
 

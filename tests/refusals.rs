@@ -21,8 +21,9 @@ const BY_CALL: &str = "UNKNOWN_OPERATION INVALID_ARGUMENT NOT_AUTHORISED IDEMPOT
 const BY_GATE: &str = "ACTIVE_REFERENCES ACTIVE_USAGE USAGE_UNKNOWN APPROVAL_REQUIRED APPROVAL_EXPIRED PLAN_CHANGED HOLD_ACTIVE PAUSED \
     PURGE_RATE_LIMITED EXPORT_NOT_VERIFIED";
 
-/// Codes that stand with the promises they belong to: `restore.rs` and `witness.rs`.
-const ELSEWHERE: &str = "ARCHIVE_BROKEN ARCHIVE_WITHOUT_CONTENT CLOCK_SUSPECT LEDGER_BEHIND NOTHING_TO_CONFIRM";
+/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs` and `buckets.rs`.
+const ELSEWHERE: &str = "ARCHIVE_BROKEN ARCHIVE_WITHOUT_CONTENT CLOCK_SUSPECT LEDGER_BEHIND NOTHING_TO_CONFIRM ARCHIVE_LOCKED \
+    LOCK_OUTLIVES_RETENTION REPLICA_UNDECLARED";
 
 /// Codes that are shown in a status and are no event: time passes as planned.
 const BY_TIME: &str = "GRACE_PERIOD_ACTIVE RETENTION_ACTIVE";
@@ -225,7 +226,7 @@ async fn whatever_keeps_a_run_from_starting_is_on_record_once_and_shown() {
     // The plan is the approved one again, but too late.
     world.sql("UPDATE approvals SET plan_digest = (SELECT plan_digest FROM offboardings)").await;
     world.drain().await;
-    world.sql("UPDATE stage_runs SET status = 'queued', due_at = 0, waits_for = NULL WHERE status = 'parked'").await;
+    world.sql("UPDATE stage_runs SET status = 'queued', due_at = enqueued_at, waits_for = NULL WHERE status = 'parked'").await;
     world.drain().await;
     expect(&world, &plane, "APPROVAL_EXPIRED").await;
     world.archived("globex/handbook").await;

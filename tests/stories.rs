@@ -4,10 +4,7 @@ use chrono::TimeDelta;
 use lethe_stages::{Code, LifecycleState, lifecycle};
 use serde_json::json;
 
-use crate::{
-    demo::golden,
-    support::{WORKER, World, faults::Failing, invariants, request},
-};
+use crate::support::{WORKER, World, faults::Failing, golden, invariants, request};
 
 async fn told(world: &World, plane: &str, name: &str) {
     invariants::check(world).await;

@@ -30,7 +30,12 @@ async fn an_entry_has_this_form_to_the_byte() {
     let hash = world.texts("SELECT hash FROM trail").await.remove(0);
     let values = world.texts("SELECT field || '=' || value FROM trail_values ORDER BY field").await;
     assert_eq!(values, ["actor_id=alice", "reason=the contract ended"]);
-    let salts = world.texts("SELECT hex(salt) FROM trail_values ORDER BY field").await;
+    let salts = world
+        .texts(crate::support::ledger::either(
+            "SELECT hex(salt) FROM trail_values ORDER BY field",
+            "SELECT encode(salt, 'hex') FROM trail_values ORDER BY field",
+        ))
+        .await;
     let committed = |index: usize, value: &str| sha256(&[hex::decode(&salts[index]).unwrap(), value.into()].concat());
     let (actor, reason) = (committed(0, "alice"), committed(1, "the contract ended"));
     let (one, two, event) = (uuid(1), uuid(2), appended.event_id);
@@ -110,13 +115,16 @@ async fn entries_hold_no_name_no_reason_and_no_content_and_stay_verifiable_witho
     let personal = ["alice", "bob", "lena", "mallory", "root", "acme", "globex", "handbook", "REASON", "HOLDER", "PLANE-unknown"];
     for word in personal.into_iter().chain(["marker-", "lorem", "document-", "\"p1\"", "plane=p1", "the driver panics", &folder])
     {
-        let found = world.texts(&format!("SELECT body FROM trail WHERE instr(body, '{word}') > 0")).await;
+        let found = world.texts(&format!("SELECT body FROM trail WHERE replace(body, '{word}', '') <> body")).await;
         assert_eq!(found, [""; 0], "`{word}` is in an entry for ever");
     }
     let kept = world.texts("SELECT DISTINCT value FROM trail_values WHERE field = 'reason' ORDER BY value").await;
     assert_eq!(kept.iter().filter(|reason| reason.starts_with("REASON-")).count(), 5, "beside the entries: {kept:?}");
     // The same value is never committed to the same way twice, so nobody can guess who it was by comparing.
-    let salted = "SELECT count(DISTINCT body -> '$.actor_id.commitment') - count(*) FROM trail";
+    let salted = crate::support::ledger::either(
+        "SELECT count(DISTINCT body -> '$.actor_id.commitment') - count(*) FROM trail",
+        "SELECT count(DISTINCT body::json #>> '{actor_id,commitment}') - count(*) FROM trail",
+    );
     assert_eq!(world.number(salted).await, 0);
 
     let before = world.call("user:auditor", "governance.audit.verify", json!({})).await;
@@ -133,11 +141,12 @@ async fn entries_hold_no_name_no_reason_and_no_content_and_stay_verifiable_witho
 async fn numbers_run_from_0_without_a_gap_in_every_chain_and_every_move_has_its_entry() {
     let world = World::new().await;
     let plane = eventful(&world).await;
-    let gaps = "SELECT count(*) FROM (SELECT 1 FROM trail t JOIN chains c USING (chain) GROUP BY chain
-        HAVING min(sequence_no) <> 0 OR max(sequence_no) <> count(*) - 1 OR c.next_sequence <> count(*))";
+    let gaps = "SELECT count(*) FROM (SELECT 1 FROM trail t JOIN chains c USING (chain) GROUP BY chain, c.next_sequence
+        HAVING min(sequence_no) <> 0 OR max(sequence_no) <> count(*) - 1 OR c.next_sequence <> count(*)) AS gaps";
     assert_eq!(world.number(gaps).await, 0);
     assert!(world.number("SELECT count(*) FROM chains").await >= 5, "two planes, two tenants, the system");
-    let moves = "SELECT body ->> 'to_state' FROM trail WHERE event_type = 'TRANSITION' AND plane_id =";
+    let to = crate::support::ledger::either("body", "body::json");
+    let moves = format!("SELECT {to} ->> 'to_state' FROM trail WHERE event_type = 'TRANSITION' AND plane_id =");
     let moves = world.texts(&format!("{moves} '{plane}' ORDER BY place")).await;
     assert_eq!(moves, ["PENDING_DEACTIVATE", "DEACTIVATED", "ARCHIVED", "PURGED"]);
     invariants::check(&world).await;

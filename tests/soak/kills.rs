@@ -17,8 +17,7 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use crate::{
     Options,
     median::rounded,
-    random::Random,
-    support::{binary::Installed, knowledge},
+    support::{binary::Installed, knowledge, random::Random},
 };
 
 const ROWS: usize = 12;
@@ -53,16 +52,12 @@ pub async fn soak(options: &Options) -> Json {
 }
 
 async fn installed(planes: usize) -> Installed {
-    let installed = Installed { dir: tempfile::tempdir().expect("a folder") };
-    std::fs::write(installed.path("lethe.toml"), CONFIG).expect("write the configuration");
-    installed.set_clock(0);
+    let installed = Installed::new(CONFIG);
     let names: Vec<String> = (0..planes).map(|plane| format!("p{plane}")).collect();
     let mut contents: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), ROWS)).collect();
     contents.push(("neighbour", 100));
     knowledge::create(&installed.path("knowledge.db"), &contents).await;
-    installed.done(&["tenant", "register", "acme"]);
-    let url = format!("sqlite:{}", installed.path("knowledge.db").display());
-    installed.done(&["store", "add", "kb", &url, "--tenant", "acme"]);
+    installed.register_store();
     for (plane, value) in names.iter().enumerate() {
         installed.register(&format!("plane-{plane}"), value);
     }

@@ -14,8 +14,7 @@ use sqlx::Connection;
 use crate::{
     Options,
     median::rounded,
-    random::Random,
-    support::{binary::Installed, knowledge},
+    support::{binary::Installed, knowledge, random::Random},
 };
 
 const TEXT_BYTES: usize = 512;
@@ -24,13 +23,9 @@ const PEAK_MAX: u64 = 256 << 20;
 
 pub async fn soak(options: &Options) -> Json {
     let rows = options.sized(1_000_000, 1_000);
-    let installed = Installed { dir: tempfile::tempdir().expect("a folder") };
-    std::fs::write(installed.path("lethe.toml"), "").expect("write the configuration");
-    installed.set_clock(0);
+    let installed = Installed::new("");
     fill(&installed.path("knowledge.db"), rows, options.seed).await;
-    installed.done(&["tenant", "register", "acme"]);
-    let url = format!("sqlite:{}", installed.path("knowledge.db").display());
-    installed.done(&["store", "add", "kb", &url, "--tenant", "acme"]);
+    installed.register_store();
     installed.register("large", "p1");
     installed.done(&["offboard", "acme/large", "--ground", "internal", "--reason", "done", "--grace", "0s", "--retention", "0s"]);
 

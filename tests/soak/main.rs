@@ -7,6 +7,9 @@
 #![allow(clippy::disallowed_methods, reason = "soaks write to the world beside the ledger and measure real time")]
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
 
+/// Where this program's ledgers live.
+pub const ON_POSTGRES: bool = false;
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -14,7 +17,7 @@ mod floor;
 mod kills;
 mod large_plane;
 mod median;
-mod random;
+mod power;
 mod steps;
 mod waiting;
 
@@ -22,7 +25,7 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const NAMES: [&str; 5] = ["kills", "large_plane", "waiting", "sqlite_steps_unbatched", "sqlite_steps_batched"];
+const NAMES: [&str; 6] = ["kills", "large_plane", "power", "waiting", "sqlite_steps_unbatched", "sqlite_steps_batched"];
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -77,6 +80,7 @@ async fn run(name: &str, options: Options) -> Json {
     match name {
         "kills" => kills::soak(&options).await,
         "large_plane" => large_plane::soak(&options).await,
+        "power" => power::soak(&options).await,
         "waiting" => waiting::soak(&options).await,
         "sqlite_steps_unbatched" => steps::bench("sqlite_steps_unbatched", 1, &options).await,
         "sqlite_steps_batched" => steps::bench("sqlite_steps_batched", 200, &options).await,

@@ -79,7 +79,7 @@ impl Lethe {
         let config = Arc::new(Config::load(None).expect("a configuration"));
         let handlers = Stage::ALL.iter().map(|stage| Arc::new(NoWork(*stage)) as Arc<dyn StageHandler>).collect();
         let stages = StageRegistry::new(handlers).expect("five stages");
-        let manager = KnowledgeLifecycleManager::new(ledger.clone(), config, stages, Arc::new(RealWorld));
+        let manager = KnowledgeLifecycleManager::new(ledger.clone(), config, stages, Arc::new(RealWorld::default()));
         Self { ledger, manager, tenant }
     }
 

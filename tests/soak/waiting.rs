@@ -88,7 +88,10 @@ async fn among(file: &Path, waiting: usize) -> Queue {
     let ledger = Ledger::migrate(options, false).await.expect("a ledger");
     fill(file, waiting).await;
     let config = Arc::new(Config::load(None).expect("a configuration"));
-    Queue(KnowledgeLifecycleManager::new(ledger.clone(), config, StageRegistry::standard(), Arc::new(RealWorld)), ledger)
+    Queue(
+        KnowledgeLifecycleManager::new(ledger.clone(), config, StageRegistry::standard(), Arc::new(RealWorld::default())),
+        ledger,
+    )
 }
 
 /// Rows as deregister leaves them; the first ones are due, the others wait for a week and more.

@@ -13,20 +13,33 @@ use super::knowledge;
 /// A folder with a knowledge base, a ledger and a configuration, and the binary to use on them.
 pub struct Installed {
     pub dir: TempDir,
+    /// What else the binary finds in its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Installed {
     /// A knowledge base of `rows` records in plane `p1`, a neighbour, and the tenant and plane registered: `acme/handbook`.
     pub async fn with_plane(rows: usize, config: &str) -> Self {
-        let installed = Self { dir: tempfile::tempdir().expect("a folder") };
-        std::fs::write(installed.path("lethe.toml"), config).expect("write the configuration");
-        installed.set_clock(0);
+        let installed = Self::new(config);
         knowledge::create(&installed.path("knowledge.db"), &[("p1", rows), ("p2", 20)]).await;
-        installed.done(&["tenant", "register", "acme"]);
-        let url = format!("sqlite:{}", installed.path("knowledge.db").display());
-        installed.done(&["store", "add", "kb", &url, "--tenant", "acme"]);
+        installed.register_store();
         installed.register("handbook", "p1");
         installed
+    }
+
+    /// A folder with a configuration, and nothing else.
+    pub fn new(config: &str) -> Self {
+        let installed = Self { dir: tempfile::tempdir().expect("a folder"), environment: Vec::new() };
+        std::fs::write(installed.path("lethe.toml"), config).expect("write the configuration");
+        installed.set_clock(0);
+        installed
+    }
+
+    /// Registers the tenant and its store, and with them creates the ledger.
+    pub fn register_store(&self) {
+        self.done(&["tenant", "register", "acme"]);
+        let url = format!("sqlite:{}", self.path("knowledge.db").display());
+        self.done(&["store", "add", "kb", &url, "--tenant", "acme"]);
     }
 
     /// Registers another plane of the tenant.
@@ -59,6 +72,7 @@ impl Installed {
             .env("LETHE_CONFIG", self.path("lethe.toml"))
             .env("LETHE_CLOCK_FILE", self.path("clock"))
             .env("LETHE_ACTOR", "user:alice")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use lethe_ledger::{Binding, Plane};
 use lethe_stages::{
     Permit,
@@ -16,7 +17,7 @@ use lethe_stages::{
     },
     record::{Column, Key, Record, RecordDigest, Salt},
 };
-use lethe_stores::{Mapping, StoreCheck};
+use lethe_stores::{ArchiveCheck, Mapping, StoreCheck};
 use lethe_worker::world::World;
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -103,6 +104,9 @@ impl World for FaultyWorld {
     async fn prepare_archive(&self, url: &str, new_id: Uuid) -> Result<(String, Uuid), PortError> {
         self.inner.prepare_archive(url, new_id).await
     }
+    async fn check_archive(&self, url: &str) -> Result<ArchiveCheck, PortError> {
+        self.inner.check_archive(url).await
+    }
     async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError> {
         self.inner.read_mark(url, archive_id, ledger_id).await
     }
@@ -112,8 +116,8 @@ impl World for FaultyWorld {
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {
         Ok(Arc::new(FaultyStore { inner: self.inner.store(plane, binding)?, plan: self.plan.clone() }))
     }
-    fn archive(&self, plane: &Plane) -> Result<Arc<dyn Archive>, PortError> {
-        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane)?, plan: self.plan.clone() }))
+    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
+        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane, at)?, plan: self.plan.clone() }))
     }
 }
 
@@ -187,8 +191,11 @@ impl Archive for FaultyArchive {
     async fn list(&self) -> Result<Vec<String>, PortError> {
         self.plan.through("archive.list", self.inner.list()).await
     }
-    async fn delete(&self, permit: &Permit, key: &str) -> Result<(), PortError> {
-        self.plan.through("archive.delete", self.inner.delete(permit, key)).await
+    async fn may_delete(&self, permit: &Permit) -> Result<(), PortError> {
+        self.plan.through("archive.may_delete", self.inner.may_delete(permit)).await
+    }
+    async fn delete(&self, permit: &Permit, keys: &[String]) -> Result<(), PortError> {
+        self.plan.through("archive.delete", self.inner.delete(permit, keys)).await
     }
     async fn close(&self, permit: &Permit) -> Result<(), PortError> {
         self.plan.through("archive.close", self.inner.close(permit)).await

@@ -3,10 +3,19 @@
 #![allow(dead_code, reason = "each promise uses a part of it")]
 
 pub mod binary;
+pub mod cut;
+pub mod disk;
 pub mod faults;
 pub mod invariants;
 pub mod knowledge;
-mod ledger;
+pub mod ledger;
+pub mod permit;
+pub mod postgres;
+pub mod power;
+pub mod proxy;
+pub mod random;
+pub mod s3;
+pub mod server;
 
 use std::sync::Arc;
 
@@ -24,7 +33,7 @@ use lethe_worker::{
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use self::faults::FaultyWorld;
+use self::{faults::FaultyWorld, ledger::TestLedger, s3::Bucket};
 
 /// The worker under whose name [`World::drain`] works.
 pub const WORKER: &str = "worker-test";
@@ -35,6 +44,10 @@ pub struct World {
     pub clock: ManualClock,
     pub app: Arc<App>,
     pub faults: Arc<FaultyWorld>,
+    /// Where its planes are archived; without one, in a folder.
+    pub bucket: Option<Bucket>,
+    /// Last, so that it goes after everything that is connected to it.
+    pub ledger: TestLedger,
 }
 
 /// The instant at which every world begins.
@@ -53,6 +66,22 @@ impl World {
         Self::assembled(overrides, StageRegistry::standard()).await
     }
 
+    /// A world whose planes are archived in a bucket.
+    pub async fn on(bucket: Bucket, overrides: &str) -> Self {
+        let world = Self::with(&format!("{overrides}{}", bucket.config())).await;
+        Self { bucket: Some(bucket), ..world }
+    }
+
+    /// The bucket of its planes' archive.
+    pub fn bucket(&self) -> &Bucket {
+        self.bucket.as_ref().expect("a world with a bucket")
+    }
+
+    /// Sets the clock to the machine's, which real servers go by.
+    pub fn as_late_as_it_is(&self) {
+        self.clock.advance(Utc::now() - self.app.ledger.now());
+    }
+
     /// A world with stage handlers of the test's own.
     pub async fn assembled(overrides: &str, stages: StageRegistry) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
@@ -60,16 +89,21 @@ impl World {
         let file = dir.path().join("lethe.toml");
         std::fs::write(&file, overrides).expect("write the configuration");
         let config = Config::load(Some(&file)).expect("a configuration");
-        let options = OpenOptions {
-            url: format!("sqlite:{}", dir.path().join("lethe.db").display()),
-            clock: Arc::new(clock.clone()),
-            entropy: Arc::new(SeededEntropy::new(7)),
-        };
-        let ledger = Ledger::migrate(options, false).await.expect("a ledger");
-        let faults = Arc::new(FaultyWorld::over(RealWorld));
+        let place = TestLedger::new().await;
+        let entropy = Arc::new(SeededEntropy::new(7));
+        let options = OpenOptions { url: place.owner_url(&dir), clock: Arc::new(clock.clone()), entropy: entropy.clone() };
+        let mut ledger = Ledger::migrate(options, false).await.expect("a ledger");
+        if crate::ON_POSTGRES {
+            // The program has fewer rights than who owns the tables.
+            ledger.close().await;
+            let options = OpenOptions { url: place.url(&dir), clock: Arc::new(clock.clone()), entropy };
+            ledger = Ledger::open(options).await.expect("the ledger");
+        }
+        let faults = Arc::new(FaultyWorld::over(RealWorld::new(&config)));
         let app =
             App::new(ledger, config, stages, faults.clone(), operations::all(), Consequences::standard()).expect("assembled");
-        Self { dir, clock, app: Arc::new(app), faults }
+        let app = app.restoring_into(dir.path().join("restored"));
+        Self { dir, clock, app: Arc::new(app), faults, bucket: None, ledger: place }
     }
 
     /// Another process over the same ledger and world, with another configuration.
@@ -79,14 +113,16 @@ impl World {
         let config = Config::load(Some(&file)).expect("a configuration");
         self.app.ledger.close().await;
         let options = OpenOptions {
-            url: format!("sqlite:{}", self.dir.path().join("lethe.db").display()),
+            url: self.ledger.url(&self.dir),
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(SeededEntropy::new(8)),
         };
         let ledger = Ledger::open(options).await.expect("the ledger again");
         let stages = StageRegistry::standard();
-        let app = App::new(ledger, config, stages, self.faults.clone(), operations::all(), Consequences::standard());
-        Self { app: Arc::new(app.expect("assembled")), ..self }
+        let faults = Arc::new(FaultyWorld::over(RealWorld::new(&config)));
+        let app = App::new(ledger, config, stages, faults.clone(), operations::all(), Consequences::standard());
+        let app = app.expect("assembled").restoring_into(self.dir.path().join("restored"));
+        Self { app: Arc::new(app), faults, ..self }
     }
 
     /// A call, whatever it is answered.
@@ -178,7 +214,8 @@ impl World {
     /// The arguments that register a plane over value `value` of the store `kb`.
     pub fn binding(&self, tenant: &str, name: &str, value: &str) -> Json {
         let store = format!("kb?table=chunks&plane_column=plane&plane={value}&key=id&text=body&embedding=embedding");
-        let archive = format!("file://{}", self.dir.path().join("archive").display());
+        let folder = || format!("file://{}", self.dir.path().join("archive").display());
+        let archive = self.bucket.as_ref().map_or_else(folder, Bucket::url);
         json!({"tenant": tenant, "name": name, "stores": [store], "archive": archive})
     }
 
@@ -296,4 +333,15 @@ pub fn line(entry: &Json) -> String {
 pub fn call(actor: &str, operation: &str, arguments: Json) -> Call {
     let actor = actor.parse().expect("an actor");
     Call { operation: operation.into(), arguments, actor, tenant: None, idempotency_key: None }
+}
+
+/// Compares with a golden file; `LETHE_UPDATE_GOLDEN=1` rewrites it.
+pub fn golden(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+    if std::env::var_os("LETHE_UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("create the folder");
+        std::fs::write(&path, text).expect("write the golden file");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(expected == text, "{name} differs (LETHE_UPDATE_GOLDEN=1 rewrites it):\n--- expected\n{expected}\n--- found\n{text}");
 }

@@ -1,0 +1,149 @@
+//! PostgreSQL and pgvector: planes there are closed, archived, erased and proved gone as anywhere, and what is in the way is named.
+
+use serde_json::json;
+
+use crate::support::{
+    World, invariants,
+    postgres::{Database, binding},
+    request,
+    server::variable,
+};
+
+const NEAREST: &str = "SELECT plane || ' ' || id FROM kb.chunks ORDER BY embedding OPERATOR(public.<=>) ";
+
+#[tokio::test]
+async fn a_plane_in_pgvector_is_purged_and_found_by_no_query_while_its_neighbour_is_untouched() {
+    for partitioned in [false, true] {
+        let (world, db) = (World::with("[archive]\npart_rows_max = 10\n").await, Database::new().await);
+        db.chunks("kb.chunks", partitioned, &[("p1", 25), ("p2", 20)]).await;
+        db.register(&world).await;
+        db.bind(&world, "globex", "kb.chunks", "p2").await;
+        let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+        let neighbour = db.plane("kb.chunks", "p2").await;
+        let known = &db.texts("SELECT embedding::text FROM kb.chunks WHERE plane = 'p1' AND id = 7").await[0];
+        let search = format!("{NEAREST} '{known}' LIMIT 10");
+        assert_eq!(db.texts(&search).await[0], "p1 7", "the search finds it before");
+
+        world.archived(&plane).await;
+        let verified = world.call("user:auditor", "knowledge.archive.verify", json!({"plane": plane, "restore": true})).await;
+        assert_eq!((&verified["archive"], &verified["rows"]), (&json!("verified"), &json!(25)), "{verified}");
+        world.call("user:bob", "knowledge.approval.grant", json!({"plane": plane, "reason": "checked"})).await;
+        world.drain().await;
+        assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
+
+        assert_eq!(db.plane("kb.chunks", "p1").await, Vec::<String>::new());
+        assert_eq!(db.texts("SELECT id::text FROM kb.chunks WHERE body LIKE 'marker-p1%'").await, Vec::<String>::new());
+        let nearest = db.texts(&search).await;
+        assert!(nearest.iter().all(|found| found.starts_with("p2 ")), "{nearest:?}");
+        assert_eq!(db.plane("kb.chunks", "p2").await, neighbour);
+        assert_eq!(db.number("SELECT count(*) FROM kb.chunks").await, 20, "and its application reads on");
+        let partitions =
+            db.texts("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'kb.chunks'::regclass").await;
+        assert_eq!(partitions, if partitioned { vec!["kb.chunks_p2".to_owned()] } else { Vec::new() });
+        let back = db.as_app("INSERT INTO kb.chunks (plane, id) VALUES ('p1', 1)").await;
+        assert!(back.is_err(), "what was purged does not come back");
+        db.as_app("INSERT INTO kb.chunks (plane, id) VALUES ('p2', 99)").await.expect("the neighbour writes on");
+        invariants::check(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_leaves_the_table_exactly_as_it_was() {
+    for own_policy in [false, true] {
+        let (world, db) = (World::new().await, Database::new().await);
+        db.chunks("kb.chunks", false, &[("p1", 5), ("p2", 5)]).await;
+        if own_policy {
+            db.as_app("ALTER TABLE kb.chunks ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON kb.chunks USING (id > 0)")
+                .await
+                .unwrap();
+        }
+        db.register(&world).await;
+        let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+        let before = (db.guards("kb.chunks").await, db.plane("kb.chunks", "p1").await, db.plane("kb.chunks", "p2").await);
+        for access in ["read_only", "none"] {
+            let mut terms = request(&plane, "1h");
+            terms["grace_access"] = json!(access);
+            world.call("user:alice", "knowledge.offboarding.request", terms).await;
+            world.drain().await;
+            assert_eq!(world.state(&plane).await, "PENDING_DEACTIVATE");
+            for sql in [
+                "INSERT INTO kb.chunks (plane, id) VALUES ('p1', 77)",
+                "INSERT INTO kb.chunks (plane, id) VALUES ('p1', 1) ON CONFLICT (plane, id) DO UPDATE SET body = 'x'",
+                "UPDATE kb.chunks SET plane = 'p1', id = id + 100 WHERE plane = 'p2'",
+                "TRUNCATE kb.chunks",
+            ] {
+                let said = db.as_app(sql).await.expect_err(sql);
+                assert!(said.contains("being offboarded"), "{access}: {sql}: {said}");
+            }
+            // What nobody can see, nobody can delete either; what can be seen is refused.
+            let deleted = db.as_app("DELETE FROM kb.chunks WHERE plane = 'p1'").await;
+            let read = db.number("SELECT count(*) FROM kb.chunks WHERE plane = 'p1'").await;
+            assert_eq!((deleted.is_ok(), read), if access == "none" { (true, 0) } else { (false, 5) }, "{access}");
+            assert_eq!(db.plane("kb.chunks", "p1").await, before.1, "{access}: nothing was written or deleted");
+            assert_eq!(db.number("SELECT count(*) FROM kb.chunks WHERE plane = 'p2'").await, 5, "{access}: the neighbour");
+            world.call("user:alice", "knowledge.offboarding.cancel", json!({"plane": plane, "reason": "they stay"})).await;
+            world.drain().await;
+            let after = (db.guards("kb.chunks").await, db.plane("kb.chunks", "p1").await, db.plane("kb.chunks", "p2").await);
+            assert_eq!(before, after, "{access}");
+        }
+        db.as_app("INSERT INTO kb.chunks (plane, id) VALUES ('p1', 77)").await.expect("writes work as before");
+        invariants::check(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_serve_is_refused_by_name_at_its_registration() {
+    let (world, db) = (World::new().await, Database::new().await);
+    db.chunks("kb.chunks", false, &[("p1", 1)]).await;
+    let good = db.store_url(world.dir.path(), "");
+    let (other, absent) = (variable("LETHE_TEST_PG_OTHER_CA"), world.dir.path().join("empty"));
+    std::fs::write(&absent, "wrong").unwrap();
+    let authority = variable("LETHE_TEST_PG_CA");
+    for (url, said) in [
+        (good.replace("/password", "/empty"), "password authentication failed"),
+        (good.replace(&format!("/{}?", db.name), "/no_such_database?"), "no_such_database"),
+        (format!("{good}&sslmode=verify-full&sslrootcert={other}"), "certificate"),
+        (good.split('?').next().unwrap().to_owned() + "?password_env=NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE is not set"),
+        (good.replace('@', ":hunter2@"), "holds a password"),
+    ] {
+        let refused = world.refused("user:root", "integrations.store.add", json!({"name": "bad", "url": url})).await;
+        assert_eq!(refused.code.as_str(), "STORE_UNUSABLE", "{refused}");
+        assert!(refused.to_string().contains(said) && !refused.to_string().contains("hunter2"), "{said}: {refused}");
+    }
+    let verified = format!("{good}&sslmode=verify-full&sslrootcert={authority}");
+    let added = world.call("user:root", "integrations.store.add", json!({"name": "verified", "url": verified})).await;
+    assert!(
+        added["check"]["server"].as_str().is_some_and(|server| server.contains("pgvector") && server.contains("TLSv1")),
+        "{added}"
+    );
+}
+
+#[tokio::test]
+async fn a_mapping_that_the_schema_cannot_serve_is_refused_with_what_was_found() {
+    let (world, db) = (World::new().await, Database::new().await);
+    db.chunks("kb.chunks", true, &[("p1", 1)]).await;
+    db.as_admin("CREATE TABLE kb.theirs (id int PRIMARY KEY, plane text)").await.unwrap();
+    db.as_app("CREATE TABLE kb.loose (id int, plane text, score numeric UNIQUE); CREATE VIEW kb.seen AS SELECT * FROM kb.chunks")
+        .await
+        .unwrap();
+    db.register(&world).await;
+    for (table, word, said) in [
+        ("kb.chunks", "key=nr", "its columns are id bigint, plane text"),
+        ("kb.chunks", "key=doubled", "generated column"),
+        ("kb.chunk", "key=id", "there are kb.chunks, kb.loose, kb.theirs"),
+        ("kb.chunks", "key=id&embedding=vec", "embedding public.vector(4)"),
+        ("kb.theirs", "key=id", "GRANT \"postgres\" TO \"lethe_"),
+        ("kb.loose", "key=id", "it has (score)"),
+        ("kb.loose", "key=score", "a key is an integer, a uuid, text or bytea"),
+        ("kb.seen", "key=id", "bind the table"),
+        ("kb.chunks_p1", "key=id", "write table=kb.chunks&plane_column="),
+    ] {
+        let mut arguments = binding(&world, "acme", table, "p1");
+        arguments["stores"] = json!([format!("pg?table={table}&plane_column=plane&plane=p1&{word}")]);
+        let refused = world.refused("user:root", "knowledge.plane.register", arguments).await;
+        assert_eq!(refused.code.as_str(), "MAPPING_WRONG", "{refused}");
+        assert!(refused.to_string().contains(said), "{said}: {refused}");
+    }
+    let own = db.texts("SELECT relname::text FROM pg_class WHERE relname LIKE 'lethe%'").await;
+    assert_eq!(own, Vec::<String>::new(), "nothing was changed");
+}
