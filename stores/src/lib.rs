@@ -8,6 +8,7 @@
 
 mod archive;
 mod mapping;
+mod pace;
 mod percent;
 mod postgres;
 mod restore;
@@ -19,5 +20,6 @@ mod verdict;
 
 pub use archive::{ArchiveCheck, Archives, BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options};
 pub use mapping::Mapping;
+pub use pace::Paces;
 pub use restore::StoreDraft;
 pub use store_url::{StoreCheck, canonical_store_url, check_store, open_store, shown_store_url};

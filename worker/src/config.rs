@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use chrono::TimeDelta;
 use lethe_ledger::Assurance;
 use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
+use lethe_stores::Paces;
 use serde::{Deserialize, Deserializer};
 
 mod s3;
@@ -69,6 +70,8 @@ pub struct Config {
     pub approval: ApprovalConfig,
     /// Purges.
     pub purge: PurgeConfig,
+    /// Knowledge stores.
+    pub store: StoreConfig,
     /// Archives.
     pub archive: ArchiveConfig,
     /// The clock.
@@ -80,6 +83,9 @@ pub struct Config {
     /// What differs for single archives in S3, by canonical URL. Complete: each was laid over [`ArchiveConfig::s3`].
     #[serde(default)]
     pub archives: BTreeMap<String, S3Config>,
+    /// What differs for single stores, by registered name.
+    #[serde(default)]
+    pub stores: BTreeMap<String, StoreConfig>,
     /// What differs for single tenants, by name.
     #[serde(default)]
     pub tenants: BTreeMap<String, TenantConfig>,
@@ -144,6 +150,14 @@ pub struct ApprovalConfig {
 pub struct PurgeConfig {
     /// Most purges an hour.
     pub per_hour_max: i64,
+}
+
+/// See `[store]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Most records a second.
+    pub rows_per_second_max: u32,
 }
 
 /// See `[archive]`.
@@ -269,6 +283,12 @@ impl Config {
     /// The shortest grace period of a tenant.
     pub fn grace_min(&self, tenant: &str) -> Span {
         self.tenants.get(tenant).and_then(|tenant| tenant.grace_min).unwrap_or(self.offboarding.grace_min)
+    }
+
+    /// How fast stores are read and erased.
+    pub fn paces(&self) -> Paces {
+        let own = self.stores.iter().map(|(name, store)| (name.clone(), store.rows_per_second_max));
+        Paces::new(self.store.rows_per_second_max, own.collect())
     }
 
     /// Whether unreported usage is accepted for a tenant.

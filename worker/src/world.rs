@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lethe_ledger::{Binding, Plane};
 use lethe_stages::ports::{Archive, Description, KnowledgeStore, PortError};
-use lethe_stores::{ArchiveCheck, Archives, Mapping, StoreCheck};
+use lethe_stores::{ArchiveCheck, Archives, Mapping, Paces, StoreCheck};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -45,12 +45,13 @@ pub trait World: Send + Sync {
 #[derive(Default)]
 pub struct RealWorld {
     archives: Archives,
+    paces: Paces,
 }
 
 impl RealWorld {
     /// The world as it is configured to be reached.
     pub fn new(config: &Config) -> Self {
-        Self { archives: config.archives() }
+        Self { archives: config.archives(), paces: config.paces() }
     }
 }
 
@@ -85,7 +86,8 @@ impl World for RealWorld {
             binding.mapping.clone().ok_or_else(|| PortError::Permanent("the plane is a tombstone: it has no mapping".into()))?;
         let mapping: Mapping =
             serde_json::from_value(mapping).map_err(|error| PortError::Permanent(format!("read the mapping: {error}")))?;
-        lethe_stores::open_store(&binding.store_url, &mapping, plane)
+        let store = lethe_stores::open_store(&binding.store_url, &mapping, plane)?;
+        Ok(self.paces.apply(&binding.store, store))
     }
 
     fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
