@@ -13,6 +13,7 @@ pub const ON_POSTGRES: bool = false;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cluster;
 mod floor;
 mod kills;
 mod large_plane;
@@ -25,7 +26,8 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const NAMES: [&str; 6] = ["kills", "large_plane", "power", "waiting", "sqlite_steps_unbatched", "sqlite_steps_batched"];
+const NAMES: [&str; 7] =
+    ["cluster", "kills", "large_plane", "power", "waiting", "sqlite_steps_unbatched", "sqlite_steps_batched"];
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -78,6 +80,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 
 async fn run(name: &str, options: Options) -> Json {
     match name {
+        "cluster" => cluster::soak(&options).await,
         "kills" => kills::soak(&options).await,
         "large_plane" => large_plane::soak(&options).await,
         "power" => power::soak(&options).await,

@@ -154,8 +154,7 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Serve { roles } => {
             let has = |role| roles.contains(&role);
             let roles = Roles { worker: has(args::Role::Worker), sweeper: has(args::Role::Sweeper) };
-            open::wait_for_server(&global).await;
-            with_app(&global, true, async |app| {
+            closing(open::app_of_service(&global).await?, async |app| {
                 runner::run(app.clone(), RunOptions { plane: None, until_idle: false, stop: stop_signal(), roles }).await?;
                 Ok(ExitCode::SUCCESS)
             })
@@ -179,13 +178,20 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
     }
 }
 
-/// Opens the program, does `work`, and closes the ledger whatever came of it, so that its file is whole without its log.
+/// Opens the program and does `work`.
 async fn with_app(
     global: &Global,
     creates: bool,
     work: impl AsyncFnOnce(&Arc<App>) -> Result<ExitCode, CommandError>,
 ) -> Result<ExitCode, CommandError> {
-    let app = open::app(global, creates).await?;
+    closing(open::app(global, creates).await?, work).await
+}
+
+/// Does `work`, and closes the ledger whatever came of it, so that its file is whole without its log.
+async fn closing(
+    app: Arc<App>,
+    work: impl AsyncFnOnce(&Arc<App>) -> Result<ExitCode, CommandError>,
+) -> Result<ExitCode, CommandError> {
     let done = work(&app).await;
     // Whoever still reads does not keep the command from ending.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), app.ledger.close()).await;

@@ -36,25 +36,6 @@ pub(super) async fn migrate(global: &Global, insecure_demo: bool, app_role: &str
     Ok(Ledger::migrate_for(options(global), insecure_demo, app_role).await?)
 }
 
-/// Returns once a ledger on a server answers, or says something that waiting does not change. A service outlives its database's absence,
-/// at its start too.
-pub(super) async fn wait_for_server(global: &Global) {
-    let mut said = false;
-    while is_postgres(&url(global)) {
-        match Ledger::open(options(global)).await {
-            Err(fault) if fault.is_passing() => {
-                if !said {
-                    tracing::warn!(error = &fault as &dyn std::error::Error, "the ledger is away: waiting for it");
-                    said = true;
-                }
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-            Ok(ledger) => return ledger.close().await,
-            Err(_) => return,
-        }
-    }
-}
-
 /// Opens the ledger and assembles the program. `creates`: a ledger that does not exist yet is created.
 pub(super) async fn app(global: &Global, creates: bool) -> Result<Arc<App>, CommandError> {
     let config = Config::load(global.config.as_deref())?;
@@ -68,6 +49,24 @@ pub(super) async fn app(global: &Global, creates: bool) -> Result<Arc<App>, Comm
         opened => opened?,
     };
     assemble(ledger, config)
+}
+
+/// The same for a service, which outlives the absence of its database at its start too: it waits until a ledger on a server answers, or
+/// says something that waiting does not change.
+pub(super) async fn app_of_service(global: &Global) -> Result<Arc<App>, CommandError> {
+    let mut said = false;
+    loop {
+        match app(global, true).await {
+            Err(CommandError::Fault(fault)) if fault.is_passing() && is_postgres(&url(global)) => {
+                if !said {
+                    tracing::warn!(error = &fault as &dyn std::error::Error, "the ledger is away: waiting for it");
+                    said = true;
+                }
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Assembles the program over an open ledger, with the real world.
