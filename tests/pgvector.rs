@@ -48,6 +48,31 @@ async fn a_plane_in_pgvector_is_purged_and_found_by_no_query_while_its_neighbour
 }
 
 #[tokio::test]
+async fn a_plain_table_without_the_extension_serves_too() {
+    let (world, db) = (World::new().await, Database::plain().await);
+    db.as_app(
+        "CREATE TABLE kb.chunks (id uuid PRIMARY KEY, plane text NOT NULL, body text, meta jsonb, embedding bytea);
+         INSERT INTO kb.chunks SELECT ('00000000-0000-0000-0000-' || lpad((n + 100 * p)::text, 12, '0'))::uuid, 'p' || p,
+            'marker-p' || p || '-' || n, jsonb_build_object('n', n), decode(repeat(lpad(to_hex(n + p), 2, '0'), 16), 'hex')
+         FROM generate_series(1, 2) AS p, generate_series(1, 30) AS n",
+    )
+    .await
+    .expect("a table");
+    db.register(&world).await;
+    let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+    let neighbour = db.plane("kb.chunks", "p2").await;
+    world.archived(&plane).await;
+    let verified = world.call("user:auditor", "knowledge.archive.verify", json!({"plane": plane, "restore": true})).await;
+    assert_eq!((&verified["archive"], &verified["rows"]), (&json!("verified"), &json!(30)), "{verified}");
+    world.approve(&plane).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
+    assert_eq!(db.texts("SELECT body FROM kb.chunks WHERE body LIKE 'marker-p1%'").await, Vec::<String>::new());
+    assert_eq!(db.plane("kb.chunks", "p2").await, neighbour);
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
 async fn a_cancel_leaves_the_table_exactly_as_it_was() {
     for own_policy in [false, true] {
         let (world, db) = (World::new().await, Database::new().await);

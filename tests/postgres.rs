@@ -20,7 +20,6 @@ use crate::support::{
     cut::Wire,
     invariants,
     ledger::{TestDatabase, TestLedger},
-    server::variable,
 };
 
 fn database(world: &World) -> &TestDatabase {

@@ -26,7 +26,7 @@ use crate::{
         binary::{Installed, signal},
         cut::Wire,
         invariants,
-        ledger::TestDatabase,
+        ledger::{TestDatabase, TestLedger},
         postgres::Database,
         random::Random,
         s3::{Bucket, Kind},
@@ -88,7 +88,6 @@ pub async fn soak(options: &Options) -> Json {
 /// A ledger, a knowledge base and a bucket, on real servers.
 struct Site {
     installed: Installed,
-    ledger: TestDatabase,
     knowledge: Database,
     bucket: Bucket,
     wire: Wire,
@@ -100,21 +99,19 @@ struct Site {
 
 impl Site {
     async fn new(planes: usize) -> Self {
-        let (ledger, knowledge) = (TestDatabase::migrated().await, Database::new().await);
+        let knowledge = Database::new().await;
         let bucket = Bucket::new(Kind::Versioned).await;
-        let mut installed = Installed::new(&format!("{CONFIG}{}", bucket.config()));
-        installed.environment = vec![("LETHE_LEDGER", ledger.url())];
-        installed.done(&["migrate"]);
-        installed.environment = vec![("LETHE_LEDGER", ledger.app_url())];
+        let ledger = TestLedger::Server(TestDatabase::migrated().await);
+        let installed = Installed::over(ledger, &format!("{CONFIG}{}", bucket.config()));
         let names: Vec<String> = (0..planes).map(|plane| format!("p{plane}")).collect();
         for (number, table) in TABLES.into_iter().enumerate() {
             let here = names.iter().skip(number).step_by(TABLES.len()).map(|name| (name.as_str(), ROWS));
             let contents: Vec<_> = here.chain([("neighbour", 100)]).collect();
             knowledge.chunks(table, number == 0, &contents).await;
         }
-        let (wire, wired_url) = Wire::before(&ledger.app_url());
+        let (wire, wired_url) = Wire::before(&installed.database().app_url());
         let (away, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        let site = Self { installed, ledger, knowledge, bucket, wire, wired_url, away, done };
+        let site = Self { installed, knowledge, bucket, wire, wired_url, away, done };
         for tenant in ["acme", "globex"] {
             site.installed.done(&["tenant", "register", tenant]);
         }
@@ -160,7 +157,7 @@ impl Site {
     }
 
     async fn number(&self, sql: &str) -> i64 {
-        let mut db = self.ledger.connect().await;
+        let mut db = self.installed.database().connect().await;
         sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_one(&mut db).await.expect(sql).get(0)
     }
 
@@ -220,7 +217,7 @@ impl Site {
     /// What must hold at the end. Answers how many runs were interrupted.
     async fn check(&self, planes: usize, neighbours: &[Vec<String>], known: &[String]) -> i64 {
         assert_eq!(self.installed.done(&["audit", "verify"])["audit"], "verified");
-        invariants::check_server(&self.ledger).await;
+        invariants::check_server(self.installed.database()).await;
         for step in ["deregister", "verify", "deactivate", "export", "evict", "purge"] {
             let of = format!("FROM trail WHERE event_type = 'STAGE_COMPLETED' AND body::json ->> 'step' = '{step}'");
             let completed = self.number(&format!("SELECT count(*) {of}")).await;

@@ -8,31 +8,54 @@ use std::{
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use super::knowledge;
+use super::{
+    knowledge,
+    ledger::{TestDatabase, TestLedger},
+};
 
 /// A folder with a knowledge base, a ledger and a configuration, and the binary to use on them.
 pub struct Installed {
     pub dir: TempDir,
     /// What else the binary finds in its environment.
     pub environment: Vec<(&'static str, String)>,
+    /// Last, so that it goes after everything that is connected to it.
+    ledger: TestLedger,
 }
 
 impl Installed {
     /// A knowledge base of `rows` records in plane `p1`, a neighbour, and the tenant and plane registered: `acme/handbook`.
     pub async fn with_plane(rows: usize, config: &str) -> Self {
-        let installed = Self::new(config);
+        let installed = Self::over(TestLedger::new().await, config);
         knowledge::create(&installed.path("knowledge.db"), &[("p1", rows), ("p2", 20)]).await;
         installed.register_store();
         installed.register("handbook", "p1");
         installed
     }
 
-    /// A folder with a configuration, and nothing else.
+    /// A folder with a configuration, and nothing else. Its ledger will be a file.
     pub fn new(config: &str) -> Self {
-        let installed = Self { dir: tempfile::tempdir().expect("a folder"), environment: Vec::new() };
+        Self::over(TestLedger::File, config)
+    }
+
+    /// A folder with a configuration, and a ledger. One on a server is set up, as its owner does it.
+    pub fn over(ledger: TestLedger, config: &str) -> Self {
+        let installed = Self { dir: tempfile::tempdir().expect("a folder"), environment: Vec::new(), ledger };
         std::fs::write(installed.path("lethe.toml"), config).expect("write the configuration");
         installed.set_clock(0);
+        if let TestLedger::Server(_) = installed.ledger {
+            let owned = installed.ledger.owner_url(&installed.dir);
+            let migrated = installed.command(&["migrate"]).env("LETHE_LEDGER", owned).output().expect("run the binary");
+            assert!(migrated.status.success(), "{migrated:?}");
+        }
         installed
+    }
+
+    /// The database of a ledger on a server.
+    pub fn database(&self) -> &TestDatabase {
+        match &self.ledger {
+            TestLedger::Server(database) => database,
+            TestLedger::File => panic!("its ledger is a file"),
+        }
     }
 
     /// Registers the tenant and its store, and with them creates the ledger.
@@ -53,6 +76,14 @@ impl Installed {
         self.dir.path().join(name)
     }
 
+    /// Moves the clock on until the leases of who has died have run out: where there are no lock files, nothing else tells.
+    pub fn outlive_leases(&self) {
+        if let TestLedger::Server(_) = self.ledger {
+            let ahead: i64 = std::fs::read_to_string(self.path("clock")).expect("the clock").parse().expect("seconds");
+            self.set_clock(ahead + 61);
+        }
+    }
+
     /// Sets how far ahead of the machine's clock the binary's is, in seconds.
     pub fn set_clock(&self, ahead: i64) {
         std::fs::write(self.path("clock"), ahead.to_string()).expect("set the clock");
@@ -68,7 +99,7 @@ impl Installed {
             .current_dir(self.dir.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("LETHE_LEDGER", format!("sqlite:{}", self.path("lethe.db").display()))
+            .env("LETHE_LEDGER", self.ledger.url(&self.dir))
             .env("LETHE_CONFIG", self.path("lethe.toml"))
             .env("LETHE_CLOCK_FILE", self.path("clock"))
             .env("LETHE_ACTOR", "user:alice")

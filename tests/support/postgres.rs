@@ -40,6 +40,13 @@ async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), String> {
 impl Database {
     /// An empty database with pgvector and a schema `kb`; role `app_NAME` owns it, role `lethe_NAME` is Lethe's.
     pub async fn new() -> Self {
+        let database = Self::plain().await;
+        database.as_admin("CREATE EXTENSION vector").await.expect("pgvector");
+        database
+    }
+
+    /// The same without pgvector.
+    pub async fn plain() -> Self {
         let name = format!("t{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut admin = connected(&admin_url("postgres")).await;
         let quoted = PASSWORD.replace('\'', "''");
@@ -54,7 +61,6 @@ impl Database {
             run(&mut admin, &sql).await.expect("make a database");
         }
         let database = Self { admin: admin_url(&name), name };
-        database.as_admin("CREATE EXTENSION vector").await.expect("pgvector");
         database.as_app("CREATE SCHEMA kb").await.expect("a schema");
         database
     }
