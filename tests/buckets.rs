@@ -310,10 +310,16 @@ async fn a_copy_that_nobody_declared_is_refused_by_name_and_a_declared_one_is_pu
     let store = json!({"name": "kb", "url": format!("sqlite:{}", file.display()), "tenants": ["acme"]});
     world.call("user:root", "integrations.store.add", store).await;
     let refusal = world.refused("user:root", "knowledge.plane.register", world.binding("acme", "handbook", "p1")).await;
-    assert!(refusal.message.contains(&copy.name) && refusal.message.contains("not declared"), "{refusal}");
+    assert!(refusal.message.contains(&copy.url()) && refusal.message.contains("not declared"), "{refusal}");
     assert_eq!(world.bucket().everything("").await, [], "nothing was written");
 
     let url = world.bucket().url();
+    // Replication keeps keys: in the right bucket, but below another prefix, there is no copy.
+    let beside = format!("{config}[archives.\"{url}\"]\nreplicas = [\"s3://{}/cold/copy\"]\n", copy.name);
+    let world = world.reopened(&beside).await;
+    let refusal = world.refused("user:root", "knowledge.plane.register", world.binding("acme", "handbook", "p1")).await;
+    assert!(refusal.message.contains(&copy.url()), "{refusal}");
+    world.clock.advance(TimeDelta::seconds(1));
     let declared = format!("{config}[archives.\"{url}\"]\nreplicas = [\"{}\"]\n", copy.url());
     let world = world.reopened(&declared).await;
     let plane = world.register("acme", "handbook", "p1").await;
@@ -321,7 +327,7 @@ async fn a_copy_that_nobody_declared_is_refused_by_name_and_a_declared_one_is_pu
     world.clock.advance(TimeDelta::seconds(1));
     let world = world.reopened(&config).await;
     let refusal = world.refused("user:alice", "knowledge.offboarding.request", request(&plane, "1h")).await;
-    assert_eq!((refusal.code.as_str(), &refusal.details["buckets"]), ("REPLICA_UNDECLARED", &json!([copy.name])), "{refusal}");
+    assert_eq!((refusal.code.as_str(), &refusal.details["copies"]), ("REPLICA_UNDECLARED", &json!([copy.url()])), "{refusal}");
     world.clock.advance(TimeDelta::seconds(1));
     let world = world.reopened(&declared).await;
     world.archived(&plane).await;
@@ -330,7 +336,14 @@ async fn a_copy_that_nobody_declared_is_refused_by_name_and_a_declared_one_is_pu
         copy.put(&key, &world.bucket().get(&key).await).await;
     }
     world.approve(&plane).await;
+    // Who is configured otherwise does not purge less than was approved.
+    world.clock.advance(TimeDelta::seconds(1));
+    let world = world.reopened(&config).await;
     world.drain().await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED");
+    assert_eq!(world.blocked_by(&plane).await, ["PLAN_CHANGED"], "{}", world.status(&plane).await);
+    let world = world.reopened(&declared).await;
+    world.advance(TimeDelta::seconds(30)).await;
     assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
     assert_eq!(world.bucket().everything(&below).await, []);
     assert_eq!(copy.everything(&below).await, [], "the copy too");

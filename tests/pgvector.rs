@@ -73,6 +73,57 @@ async fn a_plain_table_without_the_extension_serves_too() {
 }
 
 #[tokio::test]
+async fn another_table_under_the_old_name_proves_nothing() {
+    let (world, db) = (World::new().await, Database::new().await);
+    db.chunks("kb.chunks", false, &[("p1", 5), ("p2", 5)]).await;
+    db.register(&world).await;
+    let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+    let mut terms = request(&plane, "0s");
+    terms["evict"] = json!("at_purge");
+    world.call("user:alice", "knowledge.offboarding.request", terms).await;
+    world.drain().await;
+    world.approve(&plane).await;
+    db.as_app("ALTER TABLE kb.chunks RENAME TO kept; CREATE TABLE kb.chunks (LIKE kb.kept INCLUDING ALL)").await.expect("a swap");
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED");
+    let error = &world.status(&plane).await["offboarding"]["last_error"];
+    assert!(
+        error["code"] == "WRONG_PLACE" && error["message"].as_str().is_some_and(|said| said.contains("zz_lethe_fence")),
+        "{error}"
+    );
+    assert_eq!(db.plane("kb.kept", "p1").await.len(), 5, "nothing was lost");
+    db.as_app("DROP TABLE kb.chunks; ALTER TABLE kb.kept RENAME TO chunks").await.expect("back");
+    world.call("user:root", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "put back"})).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
+    assert_eq!(db.plane("kb.chunks", "p1").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn planes_that_are_closed_and_opened_one_after_the_other_stay_hidden_while_they_are_closed() {
+    let (world, db) = (World::new().await, Database::new().await);
+    db.chunks("kb.chunks", false, &[("p1", 5), ("p2", 5)]).await;
+    db.register(&world).await;
+    let before = db.guards("kb.chunks").await;
+    let (one, two) = (db.bind(&world, "acme", "kb.chunks", "p1").await, db.bind(&world, "globex", "kb.chunks", "p2").await);
+    for plane in [&one, &two] {
+        let mut terms = request(plane, "1h");
+        terms["grace_access"] = json!("none");
+        world.call("user:alice", "knowledge.offboarding.request", terms).await;
+    }
+    world.drain().await;
+    assert_eq!(db.number("SELECT count(*) FROM kb.chunks").await, 0);
+    // Somebody switches row security off; whoever closes next switches it on again.
+    db.as_app("ALTER TABLE kb.chunks DISABLE ROW LEVEL SECURITY").await.expect("the owner may");
+    world.call("user:alice", "knowledge.offboarding.cancel", json!({"plane": one, "reason": "they stay"})).await;
+    world.drain().await;
+    assert_eq!(db.number("SELECT count(*) FROM kb.chunks").await, 5, "one is open, the other is hidden");
+    world.call("user:alice", "knowledge.offboarding.cancel", json!({"plane": two, "reason": "they stay"})).await;
+    world.drain().await;
+    assert_eq!(db.guards("kb.chunks").await, before);
+}
+
+#[tokio::test]
 async fn a_cancel_leaves_the_table_exactly_as_it_was() {
     for own_policy in [false, true] {
         let (world, db) = (World::new().await, Database::new().await);

@@ -407,3 +407,69 @@ async fn a_tenant_with_a_long_queue_does_not_starve_another() {
     }
     println!("a claim among {due} due runs took {took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mark_is_of_the_last_entry_however_many_there_are() {
+    let world = World::new().await;
+    due_planes(&world, 5).await;
+    world.drain().await;
+    let id = world.app.ledger.id();
+    let mark = world.read(async |tx: &mut Tx| tx.mark(id).await).await;
+    assert_eq!(mark.place, world.number("SELECT count(*) FROM trail").await);
+    assert_eq!([mark.hash.clone()].as_slice(), world.texts("SELECT hash FROM trail ORDER BY trail.place DESC LIMIT 1").await);
+    assert!(!world.read(async |tx: &mut Tx| tx.is_behind(&mark).await).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jump_that_another_one_noticed_is_a_suspicion_for_everybody() {
+    let world = World::new().await;
+    let look = async || {
+        let gap_max = TimeDelta::days(45);
+        let looked = world.app.ledger.transact(async |tx: &mut Tx| tx.observe_clock(gap_max).await);
+        let look = looked.await.expect("look").into_inner();
+        (look.is_suspect, look.is_news)
+    };
+    assert_eq!(look().await, (false, false));
+    world.clock.jump(TimeDelta::days(365));
+    assert_eq!(look().await, (true, true));
+    assert_eq!(look().await, (true, false), "whoever looks later destroys nothing either");
+    world.clock.jump(-TimeDelta::days(365));
+    world.call("user:root", "governance.clock.confirm", json!({"reason": "it is right again"})).await;
+    assert_eq!(look().await, (false, false));
+    world.clock.jump(TimeDelta::days(300));
+    assert_eq!(look().await, (true, true), "what was seen of the wrong clock hides no later jump");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_that_was_dated_by_a_wrong_clock_shortens_no_deadline() {
+    let world = World::new().await;
+    let held = world.acme(2).await;
+    world
+        .call(
+            "user:alice",
+            "knowledge.offboarding.request",
+            json!({"plane": held, "ground": "internal", "reason": "r", "grace": "0s"}),
+        )
+        .await;
+    world.drain().await;
+    world.approve(&held).await;
+    let other = world.register("acme", "other", "q").await;
+    world.request(&other, "7d").await;
+    let claimed = world.claim(&other).await;
+    let finished = world.app.manager.perform(&claimed).await;
+    world.clock.advance(TimeDelta::days(400));
+    world.refused("user:bob", "knowledge.approval.grant", json!({"plane": other, "reason": "too early"})).await;
+    world.clock.advance(-TimeDelta::days(400));
+    let turn = world.app.manager.turn(&[finished], 4, WORKER, None).await.expect("a turn");
+    assert_eq!(turn.recorded, [RecordResult::Recorded]);
+    assert!(turn.claimed.is_empty(), "the retention of 365 days has not passed");
+    assert_eq!(world.state(&held).await, "ARCHIVED");
+    assert_eq!(world.blocked_by(&held).await, ["RETENTION_ACTIVE"]);
+    let until: chrono::DateTime<chrono::Utc> = world.status(&other).await["offboarding"]["deadlines"]["grace_until"]
+        .as_str()
+        .expect("an end")
+        .parse()
+        .expect("an instant");
+    assert_eq!(until - world.app.ledger.now(), TimeDelta::days(7));
+    invariants::check(&world).await;
+}

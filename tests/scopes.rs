@@ -174,3 +174,26 @@ async fn ids_are_made_here_and_names_mean_one_plane_of_one_tenant() {
     world.clock.advance(TimeDelta::hours(1));
     invariants::check(&world).await;
 }
+
+#[tokio::test]
+async fn another_table_under_the_old_name_proves_nothing() {
+    let world = World::new().await;
+    let plane = world.acme(5).await;
+    let mut terms = crate::support::request(&plane, "0s");
+    terms["evict"] = json!("at_purge");
+    world.call("user:alice", "knowledge.offboarding.request", terms).await;
+    world.drain().await;
+    world.approve(&plane).await;
+    let mut db = knowledge::open(&world.dir.path().join("knowledge.db")).await;
+    let swap = "ALTER TABLE chunks RENAME TO kept; CREATE TABLE chunks (id INTEGER PRIMARY KEY, plane TEXT NOT NULL, body TEXT, source TEXT,
+        page INTEGER, score REAL, embedding BLOB)";
+    sqlx::raw_sql(swap).execute(&mut db).await.expect("a swap");
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED");
+    let error = &world.status(&plane).await["offboarding"]["last_error"];
+    assert!(error["code"] == "WRONG_PLACE" && error["message"].as_str().is_some_and(|said| said.contains("trigger")), "{error}");
+    sqlx::raw_sql("DROP TABLE chunks; ALTER TABLE kept RENAME TO chunks").execute(&mut db).await.expect("back");
+    world.call("user:root", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "put back"})).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
+}

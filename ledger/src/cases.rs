@@ -401,7 +401,7 @@ impl Tx {
     fn note_head(&mut self, plane: Uuid, cells: &Cells<'_>) -> Result<(), Fault> {
         if !self.locks() {
             let head = cells.get::<Option<String>>("head")?.zip(cells.get::<Option<i64>>("next_sequence")?);
-            self.unwritten.note(Chain::Plane(plane), head);
+            self.unwritten.note(Chain::Plane(plane), head, None);
         }
         Ok(())
     }

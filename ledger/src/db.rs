@@ -3,8 +3,8 @@
 //! The rule: [`Ledger::transact`] begins, reads the instant, lets the caller decide and write, and commits.
 //!
 //! On SQLite the instant is the injected clock's, read once the write lock is held. On PostgreSQL it is the server's, read once when the
-//! transaction begins, and moved on to that of what the transaction then finds locked chains to hold, so that no entry of a chain is dated
-//! before the one before it. Programs built with the `testing` feature may inject a clock there too.
+//! transaction begins; an entry of a chain that another transaction moved meanwhile is dated like the one before it (see `trail`).
+//! Programs built with the `testing` feature may inject a clock there too.
 //!
 //! If we die before the commit, nothing happened. A connection that is cut during the commit leaves it open whether it happened
 //! ([`Fault::OutcomeUnknown`]): who repeats the same work finds out, by epoch or by key.
@@ -101,11 +101,6 @@ impl Tx {
     /// The instant of everything in this transaction.
     pub fn at(&self) -> DateTime<Utc> {
         self.at
-    }
-
-    /// What was committed before, under the same locks, was not later.
-    pub(crate) fn not_before(&mut self, at: DateTime<Utc>) {
-        self.at = self.at.max(at);
     }
 
     /// How far the database's clock is ahead of this machine's.
@@ -380,15 +375,21 @@ fn sqlite_only(url: &str) -> Result<(), Fault> {
 
 /// A ledger's URL without its password, to be shown.
 pub fn redacted(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
-    let authority = rest.find('/').unwrap_or(rest.len());
-    // The last `@` ends who; a password may hold others.
-    let shown = match rest[..authority].rfind('@').or_else(|| rest.rfind('@')) {
-        Some(end) => match rest[..end].split_once(':') {
-            Some((user, _)) => format!("{user}:…{}", &rest[end..]),
-            None => rest.to_owned(),
-        },
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.split_once(':').map_or(url.to_owned(), |(scheme, _)| format!("{scheme}:…"));
+    };
+    // The last `@` ends who: a password may hold every other mark.
+    let host = rest.rfind('@').map_or(0, |end| end + 1);
+    let (rest, query) = match rest[host..].find('?') {
+        Some(mark) => (&rest[..host + mark], Some(&rest[host + mark + 1..])),
+        None => (rest, None),
+    };
+    let shown = match rest[..host].split_once(':') {
+        Some((user, _)) => format!("{user}:…@{}", &rest[host..]),
+        None if rest.to_ascii_lowercase().contains("password=") && query.is_none() => "…".to_owned(),
         None => rest.to_owned(),
     };
     let secret = |pair: &&str| !pair.to_ascii_lowercase().starts_with("password=");
@@ -413,6 +414,9 @@ mod tests {
             ),
             ("postgres://db/ledger?user=a&password=secret", "postgres://db/ledger?user=a"),
             ("postgres://a:p/w@db/ledger", "postgres://a:…@db/ledger"),
+            ("postgres://a:pa?ss@db/ledger?sslmode=require", "postgres://a:…@db/ledger?sslmode=require"),
+            ("postgres:app:secret@db", "postgres:…"),
+            ("postgres://db/ledger?password=secret&sslrootcert=/a@b", "postgres://…"),
         ] {
             assert_eq!(redacted(url), shown);
         }

@@ -101,8 +101,9 @@ impl Fault {
         match self {
             Fault::Database { source, .. } if server_code(source).is_some() => {
                 let code = server_code(source).unwrap_or_default();
-                // Connections, resources, an operator's intervention, conflicts; a lock not to be had, a standby that is not yet promoted.
-                ["08", "53", "57", "40"].contains(&&code[..2]) || ["55P03", "25006"].contains(&code.as_str())
+                // Connections, resources, an operator's intervention, conflicts; a lock not to be had, a standby that is
+                // not yet promoted, a transaction in which this process stood still.
+                ["08", "53", "57", "40"].contains(&&code[..2]) || ["55P03", "25006", "25P03"].contains(&code.as_str())
             }
             Fault::Database { source: sqlx::Error::Database(error), .. } => {
                 // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_FULL and SQLITE_IOERR, in the low byte of the extended code.

@@ -47,4 +47,4 @@ pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApp
 pub use source::{Clock, Entropy, SinceBoot};
 pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};
 pub use verify::{TrailFault, Verified};
-pub use witness::{Mark, Witness};
+pub use witness::{ClockLook, Mark, Witness};

@@ -199,7 +199,7 @@ impl Tx {
                 let cells = Cells::new(&row, "chains", "chain");
                 Ok::<_, Fault>((cells.get("head")?, cells.get("next_sequence")?))
             });
-            self.unwritten.note(chain, head.transpose()?);
+            self.unwritten.note(chain, head.transpose()?, None);
             return Ok(());
         }
         let mut heads = self.sql(&LOCK_HEADS).bind(vec![name.clone()]).all().await?;
@@ -234,8 +234,7 @@ impl Tx {
             let cells = Cells::new(row, "chains", "chain");
             let chain: Chain = cells.parsed("chain")?;
             let moved: DateTime<Utc> = cells.at("at")?;
-            self.not_before(moved);
-            self.unwritten.note(chain, Some((cells.get("head")?, cells.get("next_sequence")?)));
+            self.unwritten.note(chain, Some((cells.get("head")?, cells.get("next_sequence")?)), Some(moved));
         }
         Ok(())
     }

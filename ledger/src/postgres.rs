@@ -79,7 +79,13 @@ impl PostgresLedger {
 
     /// Begins a transaction that locks what it decides on, or one that reads from one snapshot.
     pub(crate) async fn begin(&self, writes: bool) -> Result<Inner, Fault> {
-        let how = if writes { "BEGIN ISOLATION LEVEL READ COMMITTED" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
+        // A worker that stands still in a transaction does not keep what it locked from the others, and nobody waits for a lock for so
+        // long that the clock seems to have jumped meanwhile.
+        let how = if writes {
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL lock_timeout = '20s'"
+        } else {
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        };
         let tx = self.pool.begin_with(how).await.map_err(Fault::database("begin a transaction"))?;
         Ok(Inner::Postgres { tx, prepared: self.prepared })
     }

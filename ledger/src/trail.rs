@@ -326,6 +326,8 @@ fn missing(entry: &Entry) -> Vec<&'static str> {
 struct Head {
     hash: String,
     next: i64,
+    /// When its last entry is dated, where several write.
+    at: Option<DateTime<Utc>>,
     moved: bool,
 }
 
@@ -368,10 +370,10 @@ impl Unwritten {
     }
 
     /// Notes where a chain stands, as read in this transaction. What was appended since is not forgotten.
-    pub(crate) fn note(&mut self, chain: Chain, head: Option<(String, i64)>) {
+    pub(crate) fn note(&mut self, chain: Chain, head: Option<(String, i64)>, at: Option<DateTime<Utc>>) {
         self.heads.entry(chain).or_insert_with(|| {
             let (hash, next) = head.unwrap_or_else(|| (origin(&chain.to_string()), 0));
-            Head { hash, next, moved: false }
+            Head { hash, next, at, moved: false }
         });
     }
 }
@@ -448,10 +450,12 @@ impl Tx {
         }
         self.look_at(entry.chain).await?;
         let chain = entry.chain.to_string();
-        let (previous, sequence_no) = {
+        let (previous, sequence_no, last) = {
             let head = &self.unwritten.heads[&entry.chain];
-            (head.hash.clone(), head.next)
+            (head.hash.clone(), head.next, head.at)
         };
+        // No entry is dated before the one before it, whichever transaction began first. Nothing is decided by this instant.
+        let at = last.map_or(self.at(), |last| last.max(self.at()));
         let event_id = self.new_id();
         let mut values = Vec::new();
         let mut committed = |field: &'static str, value: &str| {
@@ -468,7 +472,7 @@ impl Tx {
         let body = canonical::Object::new()
             .text("actor_id", &actor_id)?
             .member("actor_type", &entry.actor.kind)?
-            .member("at", &instant(self.at()))?
+            .member("at", &instant(at))?
             .member("chain", &chain)?
             .member("decision_owner", &entry.decision_owner)?
             .member("event_id", &event_id)?
@@ -489,7 +493,9 @@ impl Tx {
             .member("to_state", &entry.to_state)?
             .finish()?;
         let hash = link(&previous, &body);
-        self.unwritten.heads.insert(entry.chain, Head { hash: hash.clone(), next: sequence_no + 1, moved: true });
+        self.unwritten
+            .heads
+            .insert(entry.chain, Head { hash: hash.clone(), next: sequence_no + 1, at: last.map(|_| at), moved: true });
         self.unwritten.values.append(&mut values);
         self.unwritten.entries.push(EntryRow {
             chain,
@@ -499,7 +505,7 @@ impl Tx {
             tenant_id,
             plane_id,
             offboarding_id: entry.offboarding_id,
-            at: self.at(),
+            at,
             body,
             previous,
             hash,
@@ -525,18 +531,19 @@ impl Tx {
 
     /// Adds to a script what was appended and is not written; answers how many entries that is, for [`Self::count`].
     pub(crate) fn trail_all(&mut self, script: &mut Script) -> i64 {
-        let (at, locks) = (self.at(), self.locks());
+        let (begun_at, locks) = (self.at(), self.locks());
         let entries = std::mem::take(&mut self.unwritten.entries);
         let values = std::mem::take(&mut self.unwritten.values);
         let moved = self.unwritten.heads.iter_mut().filter_map(|(chain, head)| {
-            std::mem::take(&mut head.moved).then(|| (chain.to_string(), head.hash.clone(), head.next))
+            std::mem::take(&mut head.moved)
+                .then(|| (chain.to_string(), head.hash.clone(), head.next, head.at.unwrap_or(begun_at)))
         });
         if locks {
-            script.add(&LOCKED_HEADS, moved.collect(), move |query, (chain, hash, next): (String, String, i64)| {
+            script.add(&LOCKED_HEADS, moved.collect(), |query, (chain, hash, next, at): (String, String, i64, DateTime<Utc>)| {
                 query.bind(chain).bind(hash).bind(next).bind(at)
             });
         } else {
-            script.add(&HEADS, moved.collect(), |query, (chain, hash, next): (String, String, i64)| {
+            script.add(&HEADS, moved.collect(), |query, (chain, hash, next, _): (String, String, i64, DateTime<Utc>)| {
                 query.bind(chain).bind(hash).bind(next)
             });
         }

@@ -45,6 +45,15 @@ pub struct Witness {
     pub clock_suspect_since: Option<DateTime<Utc>>,
 }
 
+/// What a look at the clock found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockLook {
+    /// Nobody has confirmed the clock since it jumped.
+    pub is_suspect: bool,
+    /// It was noticed just now.
+    pub is_news: bool,
+}
+
 statements! {
     WITNESS = "read the witness", "SELECT * FROM witness";
     // Several machines look at PostgreSQL's clock, each with a time since boot of its own.
@@ -58,6 +67,9 @@ statements! {
             elapsed = CASE WHEN excluded.at >= clock_seen.at THEN excluded.elapsed ELSE clock_seen.elapsed END";
     SUSPECT = "suspect the clock", "UPDATE witness SET clock_suspect_since = $1 WHERE clock_suspect_since IS NULL";
     CONFIRM = "confirm the clock", "UPDATE witness SET clock_suspect_since = NULL WHERE clock_suspect_since IS NOT NULL";
+    FORGET_AHEAD = "forget where the clock was ahead",
+        "UPDATE witness SET clock_at = $1 WHERE clock_at > $1",
+        "UPDATE clock_seen SET at = $1 WHERE at > $1";
     BEHIND = "note that the ledger is behind", "UPDATE witness SET behind_since = $1 WHERE behind_since IS NULL";
     BEGIN_ERA = "begin a new era",
         "UPDATE witness SET era = max(era, $1) + 1, behind_since = NULL",
@@ -65,7 +77,7 @@ statements! {
     // Entries are numbered before they are committed, so on PostgreSQL their number says how far a past reaches, and not the last place.
     LAST = "read the trail's end",
         "SELECT place, hash FROM trail ORDER BY place DESC LIMIT 1",
-        "SELECT (SELECT sum(entries)::bigint FROM trail_tally) AS place, hash FROM trail ORDER BY place DESC LIMIT 1";
+        "SELECT (SELECT sum(entries)::bigint FROM trail_tally) AS place, hash FROM trail ORDER BY trail.place DESC LIMIT 1";
     HAS = "compare with the mark",
         "SELECT EXISTS (SELECT 1 FROM trail WHERE place = $1 AND hash = $2) AS has",
         "SELECT (SELECT sum(entries) FROM trail_tally) >= $1 AND EXISTS (SELECT 1 FROM trail WHERE hash = $2) AS has";
@@ -86,9 +98,9 @@ impl Tx {
         })
     }
 
-    /// Compares the clock with what has passed since it was last observed, and notes both. Answers whether a jump was noticed just now.
-    /// `gap_max` is the longest time across a reboot that is believed.
-    pub async fn observe_clock(&mut self, gap_max: TimeDelta) -> Result<bool, Fault> {
+    /// Compares the clock with what has passed since it was last observed, and notes both. `gap_max` is the longest time across a reboot
+    /// that is believed.
+    pub async fn observe_clock(&mut self, gap_max: TimeDelta) -> Result<ClockLook, Fault> {
         let now = self.since_boot();
         let seen = self.sql(&SEEN).bind(&now.boot).optional().await?;
         let at = self.at();
@@ -103,12 +115,18 @@ impl Tx {
         // The database's clock and this machine's are two: where they disagree, one of them is wrong.
         jumped |= self.skew().abs() > SKEW_MAX;
         self.sql(&SEE).bind(at).bind(&now.boot).bind(now.elapsed.num_microseconds().unwrap_or(i64::MAX)).one().await?;
-        Ok(jumped && self.sql(&SUSPECT).bind(at).run().await? == 1)
+        let is_news = jumped && self.sql(&SUSPECT).bind(at).run().await? == 1;
+        // Read again: where several write at the same time, another one may have noticed it after this transaction read its facts.
+        let is_suspect = is_news || self.witness().await?.clock_suspect_since.is_some();
+        Ok(ClockLook { is_suspect, is_news })
     }
 
     /// A person has looked at the clock and found it right. Answers whether there was a suspicion.
     pub async fn confirm_clock(&mut self) -> Result<bool, Fault> {
         self.lock_control(false).await?;
+        let at = self.at();
+        // What was seen of the clock while it ran ahead would hide the next jump.
+        self.sql(&FORGET_AHEAD).bind(at).run().await?;
         Ok(self.sql(&CONFIRM).run().await? == 1)
     }
 

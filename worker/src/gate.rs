@@ -20,6 +20,8 @@ pub struct GateRequest<'a> {
     pub pauses: &'a [Pause],
     /// Purges begun in the hour before.
     pub recent_purges: i64,
+    /// The declared copies of the plane's archive, as this process would purge them.
+    pub archive_copies: &'a [String],
 }
 
 /// What the gate decided.
@@ -72,7 +74,7 @@ impl PolicyGate {
     }
 
     fn check(&self, stages: &StageRegistry, request: &GateRequest<'_>) -> Result<Option<Permit>, Refusal> {
-        let GateRequest { case, epoch, pauses, recent_purges } = request;
+        let GateRequest { case, epoch, pauses, recent_purges, archive_copies } = request;
         let (facts, step) = (&case.facts, case.run.step);
         not_paused(case, pauses)?;
         // A status that nobody can read is not "active".
@@ -95,6 +97,7 @@ impl PolicyGate {
                     ));
                 }
                 let permit = Permit::mint(Destruction::Purge, facts, *epoch, &verdict)?;
+                copies_as_planned(case, archive_copies)?;
                 self.within_rate(case, *recent_purges)?;
                 Ok(Some(permit))
             }
@@ -111,6 +114,21 @@ impl PolicyGate {
         let message = format!("{recent} purges began in the last hour; the limit is {}", self.purges_per_hour_max);
         Err(Refusal::new(Code::PurgeRateLimited, message).with(json!({"until": until})))
     }
+}
+
+/// What is purged is what was approved: the copies of the archive too, which are declared in the configuration of whoever purges.
+fn copies_as_planned(case: &Case, copies: &[String]) -> Result<(), Refusal> {
+    let planned = case.offboarding.plan.as_ref().map(|plan| plan.archive_copies.as_slice()).unwrap_or_default();
+    if planned == copies {
+        return Ok(());
+    }
+    let message = format!(
+        "the plan names {} declared copies of the archive, the configuration here {}: give this worker the configuration under which it was \
+         planned, or `lethe offboarding retry` makes a new plan to approve",
+        planned.len(),
+        copies.len()
+    );
+    Err(Refusal::new(Code::PlanChanged, message).with(json!({"planned": planned, "configured": copies})))
 }
 
 fn not_paused(case: &Case, pauses: &[Pause]) -> Result<(), Refusal> {

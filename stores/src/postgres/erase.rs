@@ -18,7 +18,7 @@ use sqlx::postgres::PgConnection;
 
 use super::{
     connect::{WRITING, begin, commit, failed},
-    dependents, fence,
+    dependents, fence, guard,
     read::{not_of_this_table, record},
     schema::Table,
     sql::{Sql, statement},
@@ -39,6 +39,7 @@ pub(super) async fn permitted(tx: &mut PgConnection, table: &Table, permit: &Per
         return Err(PortError::WrongPlace(format!("{doing}: its fence belongs to plane {}", row.plane_id)));
     }
     row.admit(permit.epoch())?;
+    guard::stands(tx, table, &row, doing).await?;
     Ok(row)
 }
 

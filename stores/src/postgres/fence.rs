@@ -76,6 +76,9 @@ pub(super) async fn fence(
     let doing = format!("fence table {}", table.resource());
     let mut tx = begin(connection, WRITING).await?;
     let before = admitted(&mut tx, table, plane_id, epoch).await?;
+    if let Some(row) = &before {
+        guard::stands(&mut tx, table, row, &doing).await?;
+    }
     let now = FenceRow::closed_further(before.as_ref(), mode);
     let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.quoted());
     statement(lock).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
@@ -157,14 +160,17 @@ async fn create(tx: &mut PgConnection, table: &Table) -> Result<(), PortError> {
     Ok(())
 }
 
-/// Writes the plane's row. How the table's row security stood before is taken over from whoever closed it first.
+/// Writes the plane's row. How the table's row security stood before is taken over from whoever closed it first, else asked now, under
+/// the fence's lock: what was read before that lock may be another fence's doing.
 async fn write(tx: &mut PgConnection, table: &Table, plane_id: Uuid, mode: &str, epoch: i64) -> Result<(), PortError> {
     let fence = table.own("lethe_fence");
     statement(format!(
         "INSERT INTO {fence} AS f (resource, plane, plane_column, mode, epoch, plane_id, row_security, row_security_forced)
-         SELECT $1, $2, $3, $4, $5, $6, coalesce(first.row_security, $7), coalesce(first.row_security_forced, $8)
-         FROM (SELECT) AS one LEFT JOIN LATERAL
+         SELECT $1, $2, $3, $4, $5, $6, coalesce(first.row_security, now.relrowsecurity),
+                coalesce(first.row_security_forced, now.relforcerowsecurity)
+         FROM pg_class AS now LEFT JOIN LATERAL
               (SELECT row_security, row_security_forced FROM {fence} WHERE resource = $1 AND mode = 'closed' LIMIT 1) AS first ON true
+         WHERE now.oid = $7::oid
          ON CONFLICT (resource, plane) DO UPDATE SET plane_column = excluded.plane_column, mode = excluded.mode,
              epoch = excluded.epoch, row_security = excluded.row_security, row_security_forced = excluded.row_security_forced"
     ))
@@ -174,8 +180,7 @@ async fn write(tx: &mut PgConnection, table: &Table, plane_id: Uuid, mode: &str,
     .bind(mode.to_owned())
     .bind(epoch)
     .bind(plane_id)
-    .bind(table.row_security)
-    .bind(table.row_security_forced)
+    .bind(table.oid)
     .execute(tx)
     .await
     .map_err(failed(format!("write the fence of table {}", table.resource())))?;

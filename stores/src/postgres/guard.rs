@@ -12,6 +12,7 @@ use super::{
     schema::Table,
     sql::{literal, name, statement},
 };
+use crate::verdict::FenceRow;
 
 /// The last of a table's triggers to fire, so that no other one changes a record after it was judged.
 const TRIGGER: &str = "zz_lethe_fence";
@@ -158,15 +159,39 @@ async fn refuse_reads(tx: &mut PgConnection, table: &Table) -> Result<(), PortEr
     let shown = format!("({plane} = ANY ((SELECT {closed}())::text[])) IS NOT TRUE");
     if !exists(tx, HAS_POLICY, table, POLICY).await? {
         run(tx, &doing, format!("CREATE POLICY {POLICY} ON {quoted} AS RESTRICTIVE FOR SELECT USING ({shown})")).await?;
-        if !table.row_security {
+    }
+    let (enabled, forced) = row_security(tx, table).await?;
+    if !enabled {
+        if !exists(tx, HAS_POLICY, table, OPEN_POLICY).await? {
             run(tx, &doing, format!("CREATE POLICY {OPEN_POLICY} ON {quoted} USING (true) WITH CHECK (true)")).await?;
-            run(tx, &doing, format!("ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY")).await?;
         }
-        if !table.row_security_forced && bypasses(tx).await? {
-            run(tx, &doing, format!("ALTER TABLE {quoted} FORCE ROW LEVEL SECURITY")).await?;
-        }
+        run(tx, &doing, format!("ALTER TABLE {quoted} ENABLE ROW LEVEL SECURITY")).await?;
+    }
+    if !forced && bypasses(tx).await? {
+        run(tx, &doing, format!("ALTER TABLE {quoted} FORCE ROW LEVEL SECURITY")).await?;
     }
     Ok(())
+}
+
+/// Whether row security is switched on now, and forced on the table's owner.
+async fn row_security(tx: &mut PgConnection, table: &Table) -> Result<(bool, bool), PortError> {
+    let asked = statement("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = $1::oid").bind(table.oid);
+    let row = asked.fetch_one(tx).await.map_err(failed(format!("look at the row security of table {}", table.resource())))?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Refuses a table that does not carry the fence that its plane's row says it carries: a table that was renamed takes its triggers along,
+/// so this is another one under its name, and its silence proves nothing.
+pub(super) async fn stands(tx: &mut PgConnection, table: &Table, row: &FenceRow, doing: &str) -> Result<(), PortError> {
+    if row.mode == "open" || exists(tx, HAS_TRIGGER, table, TRIGGER).await? {
+        return Ok(());
+    }
+    let (quoted, refuse, trigger) = (table.quoted(), function(table, "lethe_refuse"), name(TRIGGER));
+    Err(PortError::WrongPlace(format!(
+        "{doing}: the plane is fenced, and this table carries no trigger {TRIGGER}: it is not the table that was fenced (find that one and \
+         give it its name back), or somebody dropped or disabled its trigger (CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE \
+         OR DELETE ON {quoted} FOR EACH ROW EXECUTE FUNCTION {refuse}(); ALTER TABLE {quoted} ENABLE ALWAYS TRIGGER {trigger})"
+    )))
 }
 
 /// Removes the policies and gives the table the row security that it had.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     columns::{Class, written_vector},
     connect::failed,
-    fence, read,
+    fence, guard, read,
     read::record,
     schema::Table,
     sql::{Param, Sql, name, statement},
@@ -38,6 +38,7 @@ pub(super) async fn prove_empty(
             "{doing}: the fence row of plane {plane_id} is not in this database, so its silence proves nothing"
         ))
     })?;
+    guard::stands(connection, table, &row, &doing).await?;
     if let Some(sample) = samples.iter().find(|sample| sample.values.len() != table.columns.len()) {
         return Err(PortError::Permanent(format!(
             "{doing}: the samples have {} column(s), the table now has {}",

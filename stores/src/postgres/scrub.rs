@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Executor, Row, postgres::PgConnection};
 
 use super::{
+    columns::Class,
     connect::{READING, WRITING, begin, commit, failed},
     erase::permitted,
     fence,
@@ -53,7 +54,7 @@ async fn wait_for_older_transactions(connection: &mut PgConnection) -> Result<bo
     let doing = "wait for older transactions";
     let mut waited = Duration::ZERO;
     let open = "SELECT pid, xact_start::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)";
+        AND backend_type <> 'autovacuum worker' AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)";
     let seen = "SELECT pg_has_role('pg_read_all_stats', 'USAGE') OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)";
     let visible: bool = statement(seen).fetch_one(&mut *connection).await.map_err(failed(doing))?.get(0);
     let transactions = async |connection: &mut PgConnection| -> Result<Vec<(i32, Option<String>)>, PortError> {
@@ -79,7 +80,7 @@ SELECT n.nspname::text, c.relname::text FROM pg_inherits i JOIN pg_class c ON c.
      JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
      JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attnum = p.partattrs[0]
 WHERE i.inhparent = $1::oid AND c.relkind = 'r' AND p.partstrat = 'l' AND p.partnatts = 1 AND a.attname = $2
-  AND pg_get_expr(c.relpartbound, c.oid) IN (format('FOR VALUES IN (%L)', $3), format('FOR VALUES IN (%s)', $3))";
+  AND pg_get_expr(c.relpartbound, c.oid) = CASE WHEN $4 THEN format('FOR VALUES IN (%s)', $3) ELSE format('FOR VALUES IN (%L)', $3) END";
 
 /// Detaches and drops the partition that holds the plane's value and no other, if there is one and it is empty.
 async fn drop_partition(connection: &mut PgConnection, table: &Table, permit: &Permit) -> Result<Option<String>, PortError> {
@@ -90,6 +91,8 @@ async fn drop_partition(connection: &mut PgConnection, table: &Table, permit: &P
         .bind(table.oid)
         .bind(column.to_owned())
         .bind(table.plane_text().to_owned())
+        // Only a number's text stands in a bound as it is; of a text it could be another bound altogether.
+        .bind(table.plane.as_ref().is_some_and(|plane| table.columns[plane.column].class == Class::Integer))
         .fetch_optional(&mut *tx)
         .await
         .map_err(failed(doing.clone()))?;

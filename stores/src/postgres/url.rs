@@ -169,7 +169,8 @@ impl Server {
         }
         match self.password()? {
             Some(password) => Ok(options.password(&password)),
-            None => Ok(options),
+            // Never one that the environment holds for another server.
+            None => Ok(options.password("")),
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     read::{KEYS_PER_STATEMENT, by_keys, record},
     schema::Table,
     sql::{Sql, key_value},
+    triggers,
 };
 use crate::verdict::{all_went, unchanged};
 
@@ -43,6 +44,7 @@ pub(super) async fn erase(
         return Err(PortError::WrongPlace(format!("{doing}: its fence belongs to plane {}", row.plane_id)));
     }
     row.admit(permit.epoch())?;
+    triggers::stand(&mut tx, table, &row, &doing).await?;
     fence::set_mode(&mut tx, table, "erasing", permit.epoch()).await?;
     let mut sum = Erased::default();
     for batch in rows.chunks(KEYS_PER_STATEMENT) {

@@ -64,6 +64,9 @@ pub(super) async fn fence(
     let doing = format!("fence table {}", table.name);
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed(doing.clone()))?;
     let before = admitted(&mut tx, table, plane_id, epoch).await?;
+    if let Some(row) = &before {
+        triggers::stand(&mut tx, table, row, &doing).await?;
+    }
     let now = FenceRow::closed_further(before.as_ref(), mode);
     write(&mut tx, table, plane_id, now.as_str(), epoch).await?;
     triggers::create(&mut tx, table).await?;

@@ -16,6 +16,7 @@ use super::{
     read::{self, record},
     schema::Table,
     sql::{Sql, key_value, name},
+    triggers,
 };
 use crate::verdict::{different, identical};
 
@@ -32,6 +33,7 @@ pub(super) async fn prove_empty(
             "{doing}: the fence row of plane {plane_id} is not in this file, so its silence proves nothing"
         ))
     })?;
+    triggers::stand(connection, table, &row, &doing).await?;
     if let Some(sample) = samples.iter().find(|sample| sample.values.len() != table.columns.len()) {
         return Err(PortError::Permanent(format!(
             "{doing}: the samples have {} column(s), the table now has {}",

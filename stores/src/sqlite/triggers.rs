@@ -12,6 +12,7 @@ use super::{
     schema::Table,
     sql::{literal, name, statement},
 };
+use crate::verdict::FenceRow;
 
 /// The plane's own deletes run while its row says `erasing`, which no other connection ever sees.
 const CLOSED: &str = "mode NOT IN ('open', 'erasing')";
@@ -86,6 +87,30 @@ pub(super) async fn create(tx: &mut SqliteConnection, table: &Table) -> Result<(
         statement(sql).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
     }
     Ok(())
+}
+
+/// Refuses a table that carries none of the triggers that its plane's row says it carries: a table that was renamed takes them along, so
+/// this is another one under its name, and its silence proves nothing.
+pub(super) async fn stand(tx: &mut SqliteConnection, table: &Table, row: &FenceRow, doing: &str) -> Result<(), PortError> {
+    if row.mode == "open" {
+        return Ok(());
+    }
+    let found = statement(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE AND name LIKE 'lethe\\_fence\\_%' ESCAPE '\\' LIMIT 1",
+    )
+    .bind(table.name.clone())
+    .fetch_optional(tx)
+    .await
+    .map_err(failed(doing.to_owned()))?;
+    if found.is_some() {
+        return Ok(());
+    }
+    let create: Vec<String> = definitions(table).into_iter().map(|(_, sql)| sql).collect();
+    Err(PortError::WrongPlace(format!(
+        "{doing}: the plane is fenced, and this table carries none of the fence's triggers: it is not the table that was fenced (find that \
+         one and give it its name back), or somebody dropped them ({})",
+        create.join("; ")
+    )))
 }
 
 /// Removes the table's triggers.

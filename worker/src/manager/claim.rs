@@ -27,6 +27,13 @@ pub struct Claimed {
     pub(super) may_destroy: Arc<OnceCell<Result<bool, String>>>,
 }
 
+impl Claimed {
+    /// Which claim it is: the run may be claimed again, by us too, while this claim is still being ended.
+    pub(crate) fn key(&self) -> (Uuid, i64) {
+        (self.case.run.id, self.epoch)
+    }
+}
+
 impl KnowledgeLifecycleManager {
     pub(super) async fn claim_in(
         &self,
@@ -50,7 +57,11 @@ impl KnowledgeLifecycleManager {
                 _ => 0,
             };
             let epoch = case.plane.epoch + 1;
-            let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges };
+            let archive_copies = match case.run.step {
+                Step::Purge => self.archive_copies(&case),
+                _ => Vec::new(),
+            };
+            let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges, archive_copies: &archive_copies };
             match self.gate.judge(&self.stages, &request) {
                 Judgement::Start(permit) => {
                     if case.run.step == Step::Purge {
@@ -110,7 +121,7 @@ impl KnowledgeLifecycleManager {
         for mut case in due {
             case.facts.clock_suspect |= suspect;
             let epoch = case.plane.epoch + 1;
-            let request = GateRequest { case: &case, epoch, pauses: &[], recent_purges: 0 };
+            let request = GateRequest { case: &case, epoch, pauses: &[], recent_purges: 0, archive_copies: &[] };
             match self.gate.judge(&self.stages, &request) {
                 Judgement::Start(permit) if claimed.len() < limit => {
                     batch.changes.hand_on(&case, epoch, &lease);
@@ -130,16 +141,16 @@ impl KnowledgeLifecycleManager {
         tx.lease(runs, &self.lease_for(tx, worker)).await
     }
 
-    /// Notes a jump of the clock, once. Answers whether it was noticed just now.
+    /// Notes a jump of the clock, once. Answers whether the clock is under suspicion now.
     pub(super) async fn observe_clock(&self, tx: &mut Tx) -> Result<bool, Fault> {
-        let jumped = tx.observe_clock(self.config.clock.gap_max.0).await?;
-        if jumped {
+        let look = tx.observe_clock(self.config.clock.gap_max.0).await?;
+        if look.is_news {
             let mut entry = Entry::new(Chain::System, None, EventType::ClockSuspect, &Actor::system("witness"), "witness");
             entry.evidence = json!({"at": tx.at()});
             tx.append(entry).await?;
             tracing::error!("the clock jumped forward: nothing is destroyed until `lethe ledger confirm-clock`");
         }
-        Ok(jumped)
+        Ok(look.is_suspect)
     }
 
     /// Puts on record that a leased run starts, and under which approval.

@@ -50,11 +50,11 @@ impl ArchiveAnswer {
         let Some(bucket) = &check.bucket else { return Ok(()) };
         if let Some(to) = bucket.undeclared.first() {
             let message = format!(
-                "bucket {} replicates to bucket {to}, which is not declared and so would not be purged: add s3://{to}/… to the \
-                 archive's replicas, or end the replication",
+                "bucket {} replicates to {to}, which is not declared and so would not be purged: add {to} to the archive's \
+                 replicas; to end the replication leaves what was copied",
                 bucket.bucket
             );
-            return Err(Refusal::new(Code::ReplicaUndeclared, message).with(json!({"buckets": bucket.undeclared})));
+            return Err(Refusal::new(Code::ReplicaUndeclared, message).with(json!({"copies": bucket.undeclared})));
         }
         match bucket.lock {
             Some(lock) if lock.lasts() > new.retention => Err(outlives(&bucket.bucket, lock, new, at)),

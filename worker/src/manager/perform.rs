@@ -32,6 +32,11 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Which claim it answers: the run, and the epoch of the claim.
+    pub(crate) fn key(&self) -> (Uuid, i64) {
+        (self.case.run.id, self.epoch)
+    }
+
     /// Whether the handler did its work.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.result, Ok(StageOutcome::Done(_)))

@@ -252,6 +252,11 @@ fn is_ours(case: &Case, epoch: i64, worker: &str) -> bool {
 }
 
 impl KnowledgeLifecycleManager {
+    /// The declared copies of the plane's archive, as this process would purge them.
+    pub(crate) fn archive_copies(&self, case: &Case) -> Vec<String> {
+        self.config.archive_copies(case.plane.archive_url.as_deref().unwrap_or_default(), case.plane.id)
+    }
+
     /// What a purge would destroy, as it stands in this transaction.
     pub(super) fn plan(&self, case: &Case, manifest: &Manifest, prefix: &str, revision: u32) -> Result<DestructionPlan, Fault> {
         let evict = case.offboarding.terms.evict;
@@ -272,7 +277,7 @@ impl KnowledgeLifecycleManager {
             evict,
             stores: stores.collect(),
             archive_prefix: prefix.to_owned(),
-            archive_copies: self.config.archive_copies(case.plane.archive_url.as_deref().unwrap_or_default(), case.plane.id),
+            archive_copies: self.archive_copies(case),
             manifest_sha256: lethe_stages::canonical::digest(manifest)?,
             archive_parts: manifest.parts(),
             archive_rows: manifest.rows(),

@@ -4,8 +4,8 @@
 
 use chrono::{DateTime, Utc};
 use lethe_ledger::{
-    Actor, Chain, Entry, EventType, Fault, Move, NewOffboarding, NewRun, Offboarding, OffboardingStatus, Plane, Run, RunStatus,
-    Settlement, Tenant, TenantStatus, Tx,
+    Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Move, NewOffboarding, NewRun, Offboarding, OffboardingStatus, Plane,
+    Run, RunStatus, Settlement, Tenant, TenantStatus, Tx,
 };
 use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, Refusal, Step, UsageKnown, canonical};
 use serde_json::json;
@@ -280,28 +280,41 @@ impl KnowledgeLifecycleManager {
         Ok(Ok(Cancelled { offboarding_id: case.offboarding.id, tokens_restored }))
     }
 
-    /// Lets a halted run go on, with its attempts reset; makes a denied plan anew.
+    /// Lets a halted run go on, with its attempts reset; makes a plan anew that was denied, or that names other copies of the archive than
+    /// are declared now, unless its purge has begun.
     pub(crate) async fn retry(&self, tx: &mut Tx, plane: &Plane, reason: &str, by: &Actor) -> Decision<Run> {
         let case = tx.open_case(plane.id).await?;
-        let denied = |case: &lethe_ledger::Case| {
-            case.run.step == Step::Purge && case.facts.denied && case.run.status != RunStatus::Running
+        let outdated = |case: &lethe_ledger::Case| {
+            let plan = case.offboarding.plan.as_ref();
+            case.run.started_at.is_none() && plan.is_some_and(|plan| plan.archive_copies != self.archive_copies(case))
         };
-        let Some(case) = case.filter(|case| case.run.status == RunStatus::Halted || denied(case)) else {
+        let replanned = |case: &lethe_ledger::Case| {
+            case.run.step == Step::Purge && case.run.status != RunStatus::Running && (case.facts.denied || outdated(case))
+        };
+        let Some(case) = case.filter(|case| case.run.status == RunStatus::Halted || replanned(case)) else {
             return Ok(Err(Refusal::new(
                 Code::NothingHalted,
                 "no run of the plane is halted: `lethe status` shows what it waits for",
             )));
         };
         let mut plan_digest = None;
-        if denied(&case)
+        if replanned(&case)
             && let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?)
             && let Some(manifest) = &archive.manifest
         {
             let anew = self.plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
             tx.set_plan(&anew).await?;
             plan_digest = Some(anew.digest());
+            if let Some(approval) = &case.facts.approval {
+                // It released another plan, and there is room for one release at a time.
+                tx.end_approval(approval.id, ApprovalStatus::Withdrawn).await?;
+                let mut entry = about(&case, EventType::ApprovalWithdrawn, by, "knowledge.offboarding.retry");
+                entry.reason = Some(reason.to_owned());
+                entry.evidence = json!({"approval_id": approval.id, "plan_digest": approval.plan_digest});
+                tx.append(entry).await?;
+            }
             // What it waits for now is a decision on the new plan.
-            tx.wake(plane.id, &[Code::ApprovalDenied]).await?;
+            tx.wake(plane.id, &[Code::ApprovalDenied, Code::PlanChanged]).await?;
         }
         if case.run.step == Step::Export {
             // Parts of the failed export stay where they are; the next one writes beside them.

@@ -69,8 +69,10 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
     let mut pauses = tx.pauses().await?;
     // Time, holds, approval: asked one by one by leaving out what was found, so that all of them show.
     let mut case = case.clone();
+    let archive_copies = app.manager.archive_copies(&case);
     for _ in 0..5 {
-        let request = GateRequest { case: &case, epoch: case.plane.epoch + 1, pauses: &pauses, recent_purges: 0 };
+        let epoch = case.plane.epoch + 1;
+        let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges: 0, archive_copies: &archive_copies };
         let refusal = match app.manager.gate.judge(&app.manager.stages, &request) {
             Judgement::Start(_) => break,
             Judgement::Wait { refusal, .. } | Judgement::Refuse(refusal) => refusal,

@@ -20,10 +20,13 @@ struct Entry {
     cancel: Option<oneshot::Sender<()>>,
 }
 
-/// The runs in flight, at most one per slot.
+/// A claim: the run and the epoch.
+type Key = (Uuid, i64);
+
+/// The claims in flight, at most one per slot. By claim and not by run: the same run may be ours again while an earlier claim of it ends.
 pub(super) struct InFlight {
     slots: usize,
-    runs: Mutex<HashMap<Uuid, Entry>>,
+    runs: Mutex<HashMap<Key, Entry>>,
     /// Set once we stop: nothing is taken up any more.
     closed: AtomicBool,
     changed: Notify,
@@ -34,7 +37,7 @@ impl InFlight {
         Self { slots, runs: Mutex::new(HashMap::new()), closed: AtomicBool::new(false), changed: Notify::new() }
     }
 
-    fn runs(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {
+    fn runs(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -47,22 +50,22 @@ impl InFlight {
     }
 
     pub(super) fn insert(&self, claimed: Claimed) {
-        self.runs().insert(claimed.case.run.id, Entry { claimed, cancel: None });
+        self.runs().insert(claimed.key(), Entry { claimed, cancel: None });
     }
 
     /// How many of these runs still take a slot, which can be filled again when they end; none once we stop.
-    pub(super) fn fillable(&self, ending: impl Iterator<Item = Uuid>) -> usize {
+    pub(super) fn fillable(&self, ending: impl Iterator<Item = Key>) -> usize {
         let runs = self.runs();
         if self.closed.load(Ordering::SeqCst) { 0 } else { ending.filter(|run| runs.contains_key(run)).count() }
     }
 
     /// Ends runs and puts others into their slots at once. Answers those others if we have stopped meanwhile.
-    pub(super) fn exchange(&self, ended: impl Iterator<Item = Uuid>, claimed: Vec<Claimed>) -> Vec<Claimed> {
+    pub(super) fn exchange(&self, ended: impl Iterator<Item = Key>, claimed: Vec<Claimed>) -> Vec<Claimed> {
         let mut runs = self.runs();
         ended.for_each(|run| drop(runs.remove(&run)));
         let closed = self.closed.load(Ordering::SeqCst);
         if !closed {
-            runs.extend(claimed.iter().map(|claimed| (claimed.case.run.id, Entry { claimed: claimed.clone(), cancel: None })));
+            runs.extend(claimed.iter().map(|claimed| (claimed.key(), Entry { claimed: claimed.clone(), cancel: None })));
         }
         let free = runs.len() < self.slots;
         drop(runs);
@@ -73,7 +76,7 @@ impl InFlight {
     }
 
     /// Marks a run's handler as started; the future ends when it must stop. `None` if the run is not ours any more.
-    pub(super) fn start(&self, run: Uuid) -> Option<impl Future<Output = ()> + use<>> {
+    pub(super) fn start(&self, run: Key) -> Option<impl Future<Output = ()> + use<>> {
         let (cancel, cancelled) = oneshot::channel();
         self.runs().get_mut(&run)?.cancel = Some(cancel);
         Some(async move {
@@ -84,13 +87,13 @@ impl InFlight {
         })
     }
 
-    pub(super) fn end(&self, run: Uuid) {
+    pub(super) fn end(&self, run: Key) {
         self.runs().remove(&run);
         self.changed();
     }
 
     /// Stops a run's handler, if it has one, and forgets the run.
-    pub(super) fn cancel(&self, run: Uuid) {
+    pub(super) fn cancel(&self, run: Key) {
         if let Some(cancel) = self.runs().remove(&run).and_then(|entry| entry.cancel) {
             let _ = cancel.send(());
         }
@@ -98,8 +101,8 @@ impl InFlight {
     }
 
     /// Every run with the epoch of its claim.
-    pub(super) fn held(&self) -> Vec<(Uuid, i64)> {
-        self.runs().iter().map(|(run, entry)| (*run, entry.claimed.epoch)).collect()
+    pub(super) fn held(&self) -> Vec<Key> {
+        self.runs().keys().copied().collect()
     }
 
     /// Takes up nothing any more, and takes out the runs whose handler has not started; it will not start any more.

@@ -30,6 +30,9 @@ use crate::{
     operations::App,
 };
 
+/// How long to wait at first where something is due and cannot be claimed.
+const PATIENCE_MIN: Duration = Duration::from_millis(5);
+
 /// What a runner is to do.
 pub struct RunOptions {
     /// Only this plane's runs.
@@ -162,9 +165,9 @@ async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
 /// One claimed run, on a task of its own: perform and record. The recorder frees its slot.
 async fn execute(claimed: Claimed, shared: Data<Arc<Shared>>) {
     let shared: Arc<Shared> = (*shared).clone();
-    let run = claimed.case.run.id;
+    let (run, claim) = (claimed.case.run.id, claimed.key());
     // Given back, taken back or held since it was claimed: it does not start.
-    let Some(cancelled) = shared.in_flight.start(run) else { return };
+    let Some(cancelled) = shared.in_flight.start(claim) else { return };
     let step = claimed.case.run.step;
     tokio::select! {
         finished = shared.app.manager.perform(&claimed) => {
@@ -173,7 +176,7 @@ async fn execute(claimed: Claimed, shared: Data<Arc<Shared>>) {
             }
             // The same run may be ours again already, so only the recorder says that it has ended.
             if !shared.recorder.record(finished).await {
-                shared.in_flight.end(run);
+                shared.in_flight.end(claim);
             }
             tracing::debug!(%run, %step, "recorded");
         }
@@ -187,6 +190,9 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
     if !options.roles.worker {
         let _ = options.stop.wait_for(|stop| *stop).await;
     }
+    // What is due and cannot be claimed (locked just now, beyond a limit, of another program's plan) is looked at again after a while,
+    // a little longer each time.
+    let mut patience = PATIENCE_MIN;
     while !*options.stop.borrow() {
         let change = shared.in_flight.next_change();
         let free = shared.in_flight.free();
@@ -201,6 +207,7 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
                         let _ = to_apalis.send(one).await;
                     }
                     if seen > 0 {
+                        patience = PATIENCE_MIN;
                         continue;
                     }
                     if options.until_idle && shared.in_flight.is_empty() {
@@ -213,7 +220,16 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
         }
         let pause = match away {
             Some(pause) => pause,
-            None => sleep_until_due(shared, poll).await,
+            // Whoever frees a slot says so.
+            None if free == 0 => poll,
+            None => match until_due(shared).await {
+                Some(wait) if wait.is_zero() => {
+                    patience = (patience * 2).min(poll);
+                    patience
+                }
+                Some(wait) => wait.clamp(Duration::from_millis(1), poll),
+                None => poll,
+            },
         };
         tokio::select! {
             () = change => {}
@@ -224,13 +240,10 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
     Ok(())
 }
 
-/// How long to wait before looking again: to the next due time, at most `poll`.
-async fn sleep_until_due(shared: &Shared, poll: Duration) -> Duration {
+/// How long until the next run is due; nothing where one is due already, `None` where none will be or nobody can say.
+async fn until_due(shared: &Shared) -> Option<Duration> {
     let wait = shared.app.ledger.read(async |tx: &mut Tx| Ok::<_, Fault>(tx.next_due().await?.map(|due| due - tx.at())));
-    match wait.await {
-        Ok(Some(wait)) => wait.to_std().unwrap_or(Duration::ZERO).clamp(Duration::from_millis(1), poll),
-        _ => poll,
-    }
+    Some(wait.await.ok().flatten()?.to_std().unwrap_or(Duration::ZERO))
 }
 
 /// Has the claimer look when the ledger says that something is due. A hint only: what is lost is found by looking.
@@ -270,7 +283,7 @@ async fn renew(shared: Arc<Shared>) {
             Ok(mine) => {
                 let mine = mine.into_inner();
                 // A run that was recorded meanwhile is not among `mine` either; cancelling it then finds nothing.
-                held.iter().filter(|(run, _)| !mine.contains(run)).for_each(|(run, _)| shared.in_flight.cancel(*run));
+                held.iter().filter(|(run, _)| !mine.contains(run)).for_each(|claim| shared.in_flight.cancel(*claim));
             }
             Err(fault) if fault.is_passing() => drop(shared.outage.away("renew leases", &fault)),
             Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "renew leases"),

@@ -82,7 +82,7 @@ impl Recording {
     }
 
     async fn record(&self, finished: &[Finished]) {
-        let ended = || finished.iter().map(|finished| finished.case.run.id);
+        let ended = || finished.iter().map(Finished::key);
         let claimed = self.turn(finished, self.in_flight.fillable(ended())).await.claimed;
         let late = self.in_flight.exchange(ended(), claimed.clone());
         if late.is_empty() {

@@ -1,10 +1,15 @@
 //! Clients: one for each endpoint and identity, made when it is first needed and kept as long as the process.
 //!
 //! The rule: credentials come from the standard AWS chain (environment, profile, process, web identity, container, instance) or from a
-//! file that the configuration names, are read when a request needs them, and stay inside the SDK.
+//! file that the configuration names, which is read again when it was replaced; they stay inside the SDK.
 //! The SDK signs by the machine's own clock, which is what the server compares with.
 
-use std::{collections::HashMap, path::PathBuf, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use aws_config::{
     BehaviorVersion, Region, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig, retry::RetryConfig,
@@ -30,6 +35,8 @@ struct Connection {
     region: Option<String>,
     path_style: PathStyle,
     credentials_file: Option<PathBuf>,
+    /// When that file was written: the SDK reads it once, and it may be replaced.
+    credentials_of: Option<SystemTime>,
     profile: Option<String>,
 }
 
@@ -54,6 +61,7 @@ impl Clients {
             region: options.region.clone(),
             path_style: options.path_style,
             credentials_file: options.credentials_file.clone(),
+            credentials_of: options.credentials_file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok()),
             profile: options.profile.clone(),
         };
         let known = || self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

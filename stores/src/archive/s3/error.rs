@@ -27,6 +27,10 @@ where
         }
         SdkError::ResponseError(response) => {
             let status = response.raw().status().as_u16();
+            // It was done, or begun; the connection broke in the middle of the answer.
+            if status < 400 {
+                return PortError::Transient(format!("{doing}: the server's answer cannot be read to its end (HTTP {status})"));
+            }
             of_service(&doing, "", status, "its answer cannot be read", "")
         }
         SdkError::TimeoutError(_) => PortError::Transient(format!("{doing}: the server does not answer in time")),
@@ -46,6 +50,9 @@ pub(super) fn of_service(doing: &str, code: &str, status: u16, said: &str, reque
         "RequestTimeTooSkewed" => "this machine's clock and the server's are too far apart; set it",
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
             "the bucket is in another region; set AWS_REGION, or the archive's region"
+        }
+        "InvalidObjectState" => {
+            "the object lies in a storage class from which it must be restored first; restore it there, then retry"
         }
         "InvalidBucketState" | "InvalidRequest" => "the server refuses this request for this bucket",
         "NotImplemented" | "MethodNotAllowed" => "the server has not implemented this",
@@ -93,6 +100,14 @@ fn of_connection(doing: &str, error: Option<&(dyn Error + 'static)>) -> PortErro
     let text = causes.join(": ");
     let lower = text.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    // By its kind first: a connection that is cut under TLS speaks of TLS too.
+    if was_cut(error) {
+        return PortError::Transient(format!("{doing}: the server cannot be reached ({text})"));
+    }
+    // Who gives credentials out (a token service, the instance) may be away for a moment.
+    if says(&["timed out", "an error occurred while loading credentials"]) {
+        return PortError::Transient(format!("{doing}: the server, or the source of its credentials, does not answer in time"));
+    }
     if says(&["credential", "identity", "auth scheme", "profile"]) {
         // What a provider says of its failure may quote what it read.
         return PortError::Permanent(format!(
@@ -110,6 +125,24 @@ fn of_connection(doing: &str, error: Option<&(dyn Error + 'static)>) -> PortErro
         return PortError::Permanent(format!("{doing}: the endpoint is no URL like https://host:port ({text})"));
     }
     PortError::Transient(format!("{doing}: the server cannot be reached ({text})"))
+}
+
+/// Whether the system says that the connection broke or was not made.
+fn was_cut(mut error: Option<&(dyn Error + 'static)>) -> bool {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected, TimedOut, UnexpectedEof,
+    };
+    while let Some(cause) = error {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(
+            kind,
+            Some(BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
+        ) {
+            return true;
+        }
+        error = cause.source();
+    }
+    false
 }
 
 fn causes(mut error: Option<&(dyn Error + 'static)>) -> Vec<String> {
@@ -145,6 +178,19 @@ mod tests {
         ] {
             assert!(matches!(of_service("read x", code, status, "", ""), PortError::Permanent(_)), "{code} {status}");
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_under_tls_is_no_wrong_certificate() {
+        use std::io::{Error as Io, ErrorKind};
+        let cut = Io::new(ErrorKind::UnexpectedEof, "peer closed connection without sending TLS close_notify");
+        assert!(matches!(of_connection("read x", Some(&cut)), PortError::Transient(_)));
+        let wrong = Io::new(ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer");
+        assert!(matches!(of_connection("read x", Some(&wrong)), PortError::Permanent(said) if said.contains("certificate")));
+        let slow = Io::other("an error occurred while loading credentials");
+        assert!(matches!(of_connection("read x", Some(&slow)), PortError::Transient(_)));
+        let none = Io::other("the credential provider was not enabled");
+        assert!(matches!(of_connection("read x", Some(&none)), PortError::Permanent(_)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod site;
 mod url;
 mod write;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,8 +42,10 @@ pub(super) struct S3Objects {
     copies: Vec<Site>,
     archive_id: Uuid,
     plane_id: Uuid,
-    /// When it was opened: locks are counted from here, and measured against it.
+    /// When it was opened: locks are measured against it.
     at: DateTime<Utc>,
+    /// The same instant, from which an export's time runs: an object is locked from its own write on.
+    opened: Instant,
     /// Whether the server keeps two writers apart that upload the same object in parts; asked when it first matters.
     in_parts: OnceCell<bool>,
 }
@@ -51,7 +53,7 @@ pub(super) struct S3Objects {
 impl S3Objects {
     /// Binds the plane's prefix. Nothing is opened.
     pub(super) fn new(site: Site, copies: Vec<Site>, archive_id: Uuid, plane_id: Uuid, at: DateTime<Utc>) -> Self {
-        Self { site, copies, archive_id, plane_id, at, in_parts: OnceCell::new() }
+        Self { site, copies, archive_id, plane_id, at, opened: Instant::now(), in_parts: OnceCell::new() }
     }
 
     fn below(&self, site: &Site) -> String {
@@ -62,8 +64,9 @@ impl S3Objects {
         Ok(format!("{}{}", self.below(&self.site), checked(key)?))
     }
 
+    /// The lock of what is written now.
     fn lock(&self) -> Option<Lock> {
-        self.site.options.lock.map(|lock| (lock.mode, self.at + lock.lasts()))
+        self.site.options.lock.map(|lock| (lock.mode, self.at + self.opened.elapsed() + lock.lasts()))
     }
 
     /// The archive and its copies, each after it has shown the canary.
@@ -95,7 +98,8 @@ impl Objects for S3Objects {
         self.site.is(self.archive_id).await?;
         let (whole, bytes) = (self.key(key)?, Bytes::from(bytes));
         let in_parts = self.in_parts(bytes.len()).await?;
-        if self.site.put_new(&whole, bytes.clone(), self.lock(), in_parts).await? == Written::Exists {
+        let lock = self.lock();
+        if self.site.put_new(&whole, bytes.clone(), lock, in_parts).await? == Written::Exists {
             match self.site.read(&whole).await? {
                 Some(present) if present == bytes => {}
                 Some(_) => return Err(PortError::Permanent(format!("write {key}: object {key} exists with other bytes"))),
@@ -105,16 +109,16 @@ impl Objects for S3Objects {
                 }
             }
             // It may have been written by an earlier run, and so be locked from then on.
-            return self.site.is_kept_as_asked(&whole, self.lock().map(|(mode, _)| (mode, DateTime::UNIX_EPOCH))).await;
+            return self.site.is_kept_as_asked(&whole, lock.map(|(mode, _)| (mode, DateTime::UNIX_EPOCH))).await;
         }
-        self.site.is_kept_as_asked(&whole, self.lock()).await
+        self.site.is_kept_as_asked(&whole, lock).await
     }
 
     async fn put_replace(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError> {
         self.site.is(self.archive_id).await?;
-        let whole = self.key(key)?;
-        self.site.put(&whole, bytes.into(), false, self.lock()).await?;
-        self.site.is_kept_as_asked(&whole, self.lock()).await
+        let (whole, lock) = (self.key(key)?, self.lock());
+        self.site.put(&whole, bytes.into(), false, lock).await?;
+        self.site.is_kept_as_asked(&whole, lock).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, PortError> {
@@ -136,10 +140,20 @@ impl Objects for S3Objects {
     }
 
     async fn may_delete(&self) -> Result<(), PortError> {
-        let roots: Vec<Root> = self.copies.iter().map(|copy| copy.root.clone()).collect();
-        let replicates_to = self.site.replicates_to(&mut Vec::new()).await?;
-        if let Some(bucket) = replicates_to.iter().find(|name| !roots.iter().any(|root| root.bucket == **name)) {
-            return Err(PortError::Permanent(undeclared(self.site.bucket(), bucket)));
+        let mut unknown = Vec::new();
+        let copies = self.site.replicates_to(&mut unknown).await?;
+        if let Some(denied) = unknown.iter().find(|said| said.contains("AccessDenied")) {
+            return Err(PortError::Permanent(format!(
+                "{denied}, so it is not known whether there are copies: grant s3:GetReplicationConfiguration"
+            )));
+        }
+        if let Some(copy) = copies.iter().find(|copy| !self.copies.iter().any(|declared| declared.root == **copy)) {
+            return Err(PortError::Permanent(format!(
+                "bucket {} replicates to {}, which is not declared and so would not be purged: add it to the archive's replicas \
+                 (to end the replication would leave what was copied)",
+                self.site.bucket(),
+                copy.url()
+            )));
         }
         for site in self.everywhere().await? {
             let below = self.below(site);
@@ -183,10 +197,10 @@ impl Objects for S3Objects {
     }
 }
 
-/// What is said of a copy that nobody declared.
+/// What is said of a copy that nobody declared, by its URL, before anything is written.
 pub(super) fn undeclared(bucket: &str, to: &str) -> String {
     format!(
-        "bucket {bucket} replicates to bucket {to}, which is not declared and so would not be purged: add s3://{to}/… to the \
-         archive's replicas, or end the replication"
+        "bucket {bucket} replicates to {to}, which is not declared and so would not be purged: add {to} to the archive's replicas, or end \
+         the replication"
     )
 }

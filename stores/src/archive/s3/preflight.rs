@@ -33,7 +33,7 @@ pub struct BucketCheck {
     pub default_lock: Option<ObjectLock>,
     /// The lock that parts and manifests get: the archive's own, else the bucket's.
     pub lock: Option<ObjectLock>,
-    /// Buckets to which it replicates what is written below the archive's prefix.
+    /// URLs of the copies that it makes of what is written below the archive's prefix.
     pub replicates_to: Vec<String>,
     /// Of these, the ones that are not declared, and so would not be purged.
     pub undeclared: Vec<String>,
@@ -61,9 +61,9 @@ impl BucketCheck {
         if let Some(lock) = self.lock.filter(|lock| Some(*lock) != self.default_lock) {
             said.push(format!("objects of this archive are locked ({} for {} second(s))", lock.mode, lock.seconds));
         }
-        for bucket in &self.replicates_to {
-            let declared = if self.undeclared.contains(bucket) { "not declared" } else { "declared, and purged too" };
-            said.push(format!("the bucket replicates to {bucket}: {declared}"));
+        for copy in &self.replicates_to {
+            let declared = if self.undeclared.contains(copy) { "not declared" } else { "declared, and purged too" };
+            said.push(format!("the bucket replicates to {copy}: {declared}"));
         }
         said.extend(self.expires.iter().map(|rule| format!("{rule}: the archive may be gone before its retention ends")));
         said.extend(self.unknown.iter().cloned());
@@ -91,14 +91,14 @@ impl Site {
         let rules = lifecycle.and_then(|answer| answer.rules).unwrap_or_default();
         let expires = rules.iter().filter_map(|rule| self.expiry(rule)).collect();
 
-        let declared = |name: &String| replicas.iter().any(|replica| replica.bucket == *name);
+        let undeclared = replicates_to.iter().filter(|copy| !replicas.contains(copy)).map(Root::url).collect();
         Ok(BucketCheck {
             bucket: bucket.to_owned(),
             versioning: versioning.to_owned(),
             default_lock,
             lock: self.options.lock.or(default_lock),
-            undeclared: replicates_to.iter().filter(|name| !declared(name)).cloned().collect(),
-            replicates_to,
+            undeclared,
+            replicates_to: replicates_to.iter().map(Root::url).collect(),
             expires,
             unknown,
         })
@@ -127,8 +127,8 @@ impl Site {
         Ok(Some(BucketLock { default }))
     }
 
-    /// The buckets to which what is written below the prefix is replicated.
-    pub(super) async fn replicates_to(&self, unknown: &mut Vec<String>) -> Result<Vec<String>, PortError> {
+    /// Where what is written below the prefix is replicated to: replication keeps keys, so in another bucket below the same prefix.
+    pub(super) async fn replicates_to(&self, unknown: &mut Vec<String>) -> Result<Vec<Root>, PortError> {
         let asked = self.client().await.get_bucket_replication().bucket(self.bucket()).send().await;
         let none = ["ReplicationConfigurationNotFoundError", "NoSuchReplicationConfiguration"];
         let answer = self.answer("replication", asked, &none, unknown)?;
@@ -136,7 +136,7 @@ impl Site {
         let mut names: Vec<String> = rules.iter().filter_map(|rule| self.destination(rule)).collect();
         names.sort();
         names.dedup();
-        Ok(names)
+        Ok(names.into_iter().map(|bucket| Root { bucket, prefix: self.root.prefix.clone() }).collect())
     }
 
     /// The answer; `None` where the server says with one of `none` that there is no such configuration, or cannot say.
