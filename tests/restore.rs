@@ -213,11 +213,11 @@ async fn what_a_later_round_exported_takes_the_place_of_what_an_earlier_one_did(
         "restored before the evict"
     );
 
-    // Somebody writes past the fence: one record changes its values and their classes, one its text, one is new.
+    // Somebody takes the fence down, writes, and puts it back: one record changes its values and their classes, one its text, one is new.
     let mut db = knowledge::open(&file).await;
-    let fence: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetch_all(&mut db).await.expect("triggers");
-    for trigger in fence {
+    let fence: Vec<(String, String)> =
+        sqlx::query_as("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetch_all(&mut db).await.expect("triggers");
+    for (trigger, _) in &fence {
         sqlx::query(sqlx::AssertSqlSafe(format!("DROP TRIGGER \"{trigger}\""))).execute(&mut db).await.expect("drop it");
     }
     for sql in [
@@ -226,6 +226,9 @@ async fn what_a_later_round_exported_takes_the_place_of_what_an_earlier_one_did(
         "INSERT INTO chunks (plane, body, page) VALUES ('p1', 'new', 'last')",
     ] {
         sqlx::query(sql).execute(&mut db).await.expect("write");
+    }
+    for (_, sql) in fence {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut db).await.expect("put it back");
     }
     expected.extend(dump(&file, "chunks", "plane = 'p1' AND typeof(page) = 'text'").await);
     expected.sort();

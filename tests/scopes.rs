@@ -193,6 +193,18 @@ async fn another_table_under_the_old_name_proves_nothing() {
     let error = &world.status(&plane).await["offboarding"]["last_error"];
     assert!(error["code"] == "WRONG_PLACE" && error["message"].as_str().is_some_and(|said| said.contains("trigger")), "{error}");
     sqlx::raw_sql("DROP TABLE chunks; ALTER TABLE kept RENAME TO chunks").execute(&mut db).await.expect("back");
+    // The right table without its triggers is no better, until somebody says that it is the right one.
+    let fence: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetch_all(&mut db).await.expect("triggers");
+    for trigger in fence {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP TRIGGER \"{trigger}\""))).execute(&mut db).await.expect("drop it");
+    }
+    world.call("user:root", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "put back"})).await;
+    world.drain().await;
+    let status = world.status(&plane).await;
+    let said = status["offboarding"]["last_error"]["message"].as_str().expect("why");
+    let create = said.split_once("it is the table, ").and_then(|(_, rest)| rest.split_once(" says so")).expect("a way on").0;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create.to_owned())).execute(&mut db).await.expect("as the message says");
     world.call("user:root", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "put back"})).await;
     world.drain().await;
     assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);

@@ -105,11 +105,11 @@ pub(super) async fn stand(tx: &mut SqliteConnection, table: &Table, row: &FenceR
     if found.is_some() {
         return Ok(());
     }
-    let create: Vec<String> = definitions(table).into_iter().map(|(_, sql)| sql).collect();
+    let (trigger, quoted) = (name(&trigger("insert", table)), table.quoted());
     Err(PortError::WrongPlace(format!(
         "{doing}: the plane is fenced, and this table carries none of the fence's triggers: it is not the table that was fenced (find that \
-         one and give it its name back), or somebody dropped them ({})",
-        create.join("; ")
+         one and give it its name back), or somebody dropped them (where you are sure that it is the table, CREATE TRIGGER {trigger} BEFORE \
+         INSERT ON {quoted} WHEN 0 BEGIN SELECT 1; END says so)"
     )))
 }
 
