@@ -15,6 +15,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lethe_stages::crash::{CrashPoint, reached};
 use uuid::Uuid;
 
 use crate::{
@@ -353,9 +354,11 @@ impl Ledger {
 #[expect(clippy::disallowed_methods, reason = "this is the one commit")]
 async fn commit(inner: Inner) -> Result<(), Fault> {
     match inner {
-        Inner::Sqlite(tx) => tx.commit().await.map_err(Fault::database("commit")),
-        Inner::Postgres { tx, .. } => tx.commit().await.map_err(Fault::of_commit),
+        Inner::Sqlite(tx) => tx.commit().await.map_err(Fault::database("commit"))?,
+        Inner::Postgres { tx, .. } => tx.commit().await.map_err(Fault::of_commit)?,
     }
+    reached(CrashPoint::Committed);
+    Ok(())
 }
 
 pub use crate::postgres::Hints;

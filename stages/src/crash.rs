@@ -56,6 +56,8 @@ crash_points! {
     Performed = "performed",
     /// The record is committed.
     Recorded = "recorded",
+    /// A transaction of the ledger is committed, whichever it is.
+    Committed = "committed",
 }
 
 /// Dies here if the environment's `LETHE_CRASH_AT` names `point` (`name` or `name#n` for the n-th time, from 1).
