@@ -20,6 +20,7 @@ use crate::support::{
     cut::Wire,
     invariants,
     ledger::{TestDatabase, TestLedger},
+    request,
 };
 
 fn database(world: &World) -> &TestDatabase {
@@ -471,5 +472,36 @@ async fn a_chain_that_was_dated_by_a_wrong_clock_shortens_no_deadline() {
         .parse()
         .expect("an instant");
     assert_eq!(until - world.app.ledger.now(), TimeDelta::days(7));
+    invariants::check(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_still_in_a_transaction_keeps_nobody_waiting_for_long() {
+    let world = World::new().await;
+    let plane = world.acme(2).await;
+    let (app, id) = (world.app.clone(), plane.parse().expect("an id"));
+    let standing = tokio::spawn(async move {
+        let stood = app.ledger.transact(async |tx: &mut Tx| {
+            tx.lock_planes(&[id]).await?;
+            tokio::time::sleep(Duration::from_secs(35)).await;
+            tx.raise_epoch(id).await
+        });
+        stood.await.map(drop)
+    });
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'RowShareLock' AND relation = 'planes'::regclass
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while world.number(locked).await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = std::time::Instant::now();
+    let request = call("user:alice", "knowledge.offboarding.request", request(&plane, "7d"));
+    let waited = world.app.dispatch(&request).await;
+    assert!(waited.is_err_and(|fault| fault.is_passing()), "it gives up, and may try again");
+    assert!((15..28).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(matches!(world.app.dispatch(&request).await, Ok(Answer::Done(_))), "the server has ended who stood still");
+    assert!(began.elapsed() < Duration::from_secs(34), "{:?}", began.elapsed());
+    let stood: Result<(), Fault> = standing.await.expect("no panic");
+    assert!(stood.is_err_and(|fault| fault.is_passing()), "and nothing of it happened");
     invariants::check(&world).await;
 }
