@@ -329,12 +329,28 @@ async fn a_copy_that_nobody_declared_is_refused_by_name_and_a_declared_one_is_pu
     let refusal = world.refused("user:alice", "knowledge.offboarding.request", request(&plane, "1h")).await;
     assert_eq!((refusal.code.as_str(), &refusal.details["copies"]), ("REPLICA_UNDECLARED", &json!([copy.url()])), "{refusal}");
     world.clock.advance(TimeDelta::seconds(1));
-    let world = world.reopened(&declared).await;
+    let mut world = world.reopened(&declared).await;
     world.archived(&plane).await;
     let below = format!("cold/archive/{plane}/");
     for key in world.bucket().keys(&below).await {
         copy.put(&key, &world.bucket().get(&key).await).await;
     }
+    // A plan that names other copies than are declared is made anew, and its approval goes with it.
+    for (config, copies) in [(&config, 0), (&declared, 1)] {
+        world.approve(&plane).await;
+        world.clock.advance(TimeDelta::seconds(1));
+        world = world.reopened(config).await;
+        world.drain().await;
+        assert_eq!(world.blocked_by(&plane).await, ["PLAN_CHANGED"], "{}", world.status(&plane).await);
+        world.call("user:root", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "declared anew"})).await;
+        world.drain().await;
+        let status = world.status(&plane).await;
+        assert_eq!(status["offboarding"]["plan"]["archive_copies"].as_array().map_or(0, Vec::len), copies, "{status}");
+        assert_eq!(world.blocked_by(&plane).await, ["APPROVAL_REQUIRED"], "{status}");
+        assert_eq!(world.state(&plane).await, "ARCHIVED");
+    }
+    let withdrawn = world.trail(&plane).await.iter().filter(|line| line.starts_with("APPROVAL_WITHDRAWN")).count();
+    assert_eq!(withdrawn, 2);
     world.approve(&plane).await;
     // Who is configured otherwise does not purge less than was approved.
     world.clock.advance(TimeDelta::seconds(1));
