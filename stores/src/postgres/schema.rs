@@ -53,7 +53,7 @@ pub(super) struct Table {
 }
 
 const FIND: &str = r"
-SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.relrowsecurity, c.relforcerowsecurity,
+SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition,
        pg_get_userbyid(c.relowner)::text, pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE, CREATE'),
        c.relpersistence::text, c.relhassubclass, (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1),
        current_user::text
@@ -177,7 +177,7 @@ async fn ordinary_table(connection: &mut PgConnection, wanted: &str) -> Result<T
         let all: Vec<_> = (0..rows.len()).map(full).collect();
         return refused(format!("there are several; write table={}", all.join(" or table=")));
     }
-    let (kind, owner, role): (String, String, String) = (row.get(3), row.get(7), row.get(13));
+    let (kind, owner, role): (String, String, String) = (row.get(3), row.get(5), row.get(11));
     if super::fence::is_own(&row.get::<String, _>(2)) {
         return refused("it is Lethe's own".into());
     }
@@ -185,25 +185,25 @@ async fn ordinary_table(connection: &mut PgConnection, wanted: &str) -> Result<T
         return refused("it is no table but a view or a foreign table; bind the table that holds the records".into());
     }
     if row.get::<bool, _>(4) {
-        let parent = row.get::<Option<String>, _>(12).unwrap_or_default();
+        let parent = row.get::<Option<String>, _>(10).unwrap_or_default();
         return refused(format!(
             "it is a partition; write table={parent}&plane_column=… with the column by which that is partitioned"
         ));
     }
-    if kind == "r" && row.get::<bool, _>(11) {
+    if kind == "r" && row.get::<bool, _>(9) {
         return refused("other tables inherit from it, and their records would seem to be its own; bind those".into());
     }
-    if row.get::<String, _>(10) == "t" {
+    if row.get::<String, _>(8) == "t" {
         return refused("it is a temporary table".into());
     }
-    if !row.get::<bool, _>(8) {
+    if !row.get::<bool, _>(6) {
         return refused(format!(
             "role {role} does not own it, and only its owner can close and vacuum it: GRANT {} TO {}",
             name(&owner),
             name(&role)
         ));
     }
-    if !row.get::<bool, _>(9) {
+    if !row.get::<bool, _>(7) {
         return refused(format!(
             "role {role} cannot keep a fence beside it: GRANT USAGE, CREATE ON SCHEMA {} TO {}",
             name(&row.get::<String, _>(1)),
