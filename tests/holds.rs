@@ -77,6 +77,7 @@ async fn a_hold_placed_after_the_purge_was_claimed_stops_the_rest_and_says_that_
         case: claimed.case.clone(),
         epoch: claimed.epoch,
         result: Ok(lethe_stages::contract::Done::with(json!({}))),
+        progress: None,
     };
     assert_eq!(world.record(&late).await, RecordResult::Stale);
     assert_eq!((world.state(&plane).await.as_str(), world.run(&plane).await.1.as_str()), ("ARCHIVED", "parked"));

@@ -196,43 +196,82 @@ impl Done {
     }
 }
 
+/// What a handler could not do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// A word for the kind of failure.
+    pub code: String,
+    /// What failed, in the present tense.
+    pub message: String,
+    /// Which of the plane's stores failed in what, where that is known.
+    pub stores: Vec<StoreTrouble>,
+}
+
+/// What one of the plane's stores could not do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreTrouble {
+    /// The binding's place among the plane's bindings, from 0.
+    pub binding: usize,
+    /// A word for the kind of failure.
+    pub code: String,
+    /// What failed, in the present tense.
+    pub message: String,
+}
+
 /// Why a handler could not do its work: who acts is in the variant.
-#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum StageError {
     /// We act: the run is tried again later.
-    #[error("{message}")]
-    Transient {
-        /// A word for the kind of failure.
-        code: String,
-        /// What failed, in the present tense.
-        message: String,
-    },
+    #[error("{}", .0.message)]
+    Transient(Trouble),
     /// An operator acts: the run is halted until `lethe offboarding retry`.
-    #[error("{message}")]
-    Halt {
-        /// A word for the kind of failure.
-        code: String,
-        /// What failed, in the present tense.
-        message: String,
-    },
+    #[error("{}", .0.message)]
+    Halt(Trouble),
 }
 
 impl StageError {
     /// A failure that an operator must look at.
     pub fn halt(code: &str, message: impl Into<String>) -> Self {
-        StageError::Halt { code: code.into(), message: message.into() }
+        StageError::Halt(Trouble { code: code.into(), message: message.into(), stores: Vec::new() })
     }
 
     /// A failure that is tried again.
     pub fn transient(code: &str, message: impl Into<String>) -> Self {
-        StageError::Transient { code: code.into(), message: message.into() }
+        StageError::Transient(Trouble { code: code.into(), message: message.into(), stores: Vec::new() })
+    }
+
+    /// What could not be done.
+    pub fn trouble(&self) -> &Trouble {
+        match self {
+            StageError::Transient(trouble) | StageError::Halt(trouble) => trouble,
+        }
     }
 
     /// The word for the kind of failure.
     pub fn code(&self) -> &str {
-        match self {
-            StageError::Transient { code, .. } | StageError::Halt { code, .. } => code,
-        }
+        &self.trouble().code
+    }
+
+    /// The same failure, as that of one of the plane's stores.
+    #[must_use]
+    pub fn of_store(mut self, binding: usize) -> Self {
+        let (StageError::Transient(trouble) | StageError::Halt(trouble)) = &mut self;
+        let Trouble { code, message, .. } = trouble.clone();
+        trouble.stores = vec![StoreTrouble { binding, code, message }];
+        self
+    }
+
+    /// Several stores' failures as one: an operator acts where one of them needs that.
+    pub fn of_all(failures: Vec<StageError>) -> Option<Self> {
+        let halts = failures.iter().any(|failure| matches!(failure, StageError::Halt(_)));
+        let first = failures.iter().find(|failure| matches!(failure, StageError::Halt(_)) == halts)?;
+        let messages: Vec<_> = failures.iter().map(|failure| failure.trouble().message.as_str()).collect();
+        let trouble = Trouble {
+            code: first.code().to_owned(),
+            message: messages.join("; "),
+            stores: failures.iter().flat_map(|failure| failure.trouble().stores.clone()).collect(),
+        };
+        Some(if halts { StageError::Halt(trouble) } else { StageError::Transient(trouble) })
     }
 
     /// A port's failure, with what was being done to which part of the world.

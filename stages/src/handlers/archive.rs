@@ -43,13 +43,12 @@ impl StageHandler for Archive {
 
 async fn export(context: &StageContext) -> Result<StageOutcome, StageError> {
     let canary = context.archive.probe().await.map_err(|error| StageError::port("ask the archive", error))?;
-    let mut stores = Vec::new();
+    // What one store cannot give now keeps no other from being copied.
+    let mut tally = super::Tally::new();
     for (binding, bound) in context.stores.iter().enumerate() {
-        stores.push(export_store(context, binding, bound).await?);
+        tally.add(binding, export_and_read_back(context, binding, bound).await);
     }
-    for (binding, store) in stores.iter().enumerate() {
-        read_back(context, binding, store).await?;
-    }
+    let stores = tally.all()?;
     reached(CrashPoint::ExportReadBack);
 
     let manifest = Manifest {
@@ -81,6 +80,12 @@ async fn export(context: &StageContext) -> Result<StageOutcome, StageError> {
         })).collect::<Vec<_>>(),
     });
     Ok(StageOutcome::Done(Done { evidence, manifest: Some(manifest) }))
+}
+
+async fn export_and_read_back(context: &StageContext, binding: usize, bound: &BoundStore) -> Result<StoreManifest, StageError> {
+    let store = export_store(context, binding, bound).await?;
+    read_back(context, binding, &store).await?;
+    Ok(store)
 }
 
 /// Copies what the store holds now into parts of this round, going on after the parts that an interrupted run completed.
@@ -179,14 +184,12 @@ async fn read_part(context: &StageContext, key: &str, columns: &[Column]) -> Res
 async fn evict(context: &StageContext) -> Result<StageOutcome, StageError> {
     let permit = context.permit()?;
     let manifest = removal::approved_manifest(context).await?;
-    // Every store is asked before the first one loses a record.
-    for bound in &context.stores {
-        bound.store.count().await.map_err(|error| StageError::port(&format!("ask store {}", bound.name), error))?;
-    }
+    super::all_answer(context).await?;
     let mut stores = Vec::new();
     let mut unexported = 0;
     for (binding, bound) in context.stores.iter().enumerate() {
-        let removed = removal::remove_exported(context, permit, &manifest, binding, bound).await?;
+        let removed = removal::remove_exported(context, permit, &manifest, binding, bound).await;
+        let removed = removed.map_err(|error| error.of_store(binding))?;
         unexported += removed.remaining;
         stores.push(removed);
     }
@@ -205,7 +208,8 @@ async fn evict(context: &StageContext) -> Result<StageOutcome, StageError> {
     }
     let mut evidence = Vec::new();
     for (binding, bound) in context.stores.iter().enumerate() {
-        let proof = removal::scrub_and_prove(context, permit, &manifest, binding, bound).await?;
+        let proof = removal::scrub_and_prove(context, permit, &manifest, binding, bound).await;
+        let proof = proof.map_err(|error| error.of_store(binding))?;
         evidence.push(json!({"removed": stores[binding].to_json(), "proof": proof}));
     }
     reached(CrashPoint::EvictScrubbed);

@@ -3,13 +3,14 @@
 //! The rule: it deletes nothing. If we die in it, closing is repeated.
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::{
     Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
     lifecycle::FenceMode,
+    ports::BoundStore,
 };
 
 pub(super) struct Deactivate;
@@ -25,16 +26,19 @@ impl StageHandler for Deactivate {
     }
 
     async fn run(&self, context: &StageContext) -> Result<StageOutcome, StageError> {
-        let mut stores = Vec::new();
-        for bound in &context.stores {
-            let report = bound
-                .store
-                .fence(FenceMode::Closed, context.run.epoch)
-                .await
-                .map_err(|error| StageError::port(&format!("close {} in store {}", bound.resource, bound.name), error))?;
-            reached(CrashPoint::DeactivateClosed);
-            stores.push(json!({"store": bound.name, "resource": bound.resource, "fence": report}));
+        let mut tally = super::Tally::new();
+        for (binding, bound) in context.stores.iter().enumerate() {
+            tally.add(binding, close(context, bound).await);
         }
+        let stores = tally.all()?;
         Ok(Done::with(json!({"query_endpoint": "refuses", "tokens_revoked": context.facts.tokens, "stores": stores})))
     }
+}
+
+async fn close(context: &StageContext, bound: &BoundStore) -> Result<Json, StageError> {
+    let fenced = bound.store.fence(FenceMode::Closed, context.run.epoch).await;
+    let doing = format!("close {} in store {}", bound.resource, bound.name);
+    let report = fenced.map_err(|error| StageError::port(&doing, error))?;
+    reached(CrashPoint::DeactivateClosed);
+    Ok(json!({"store": bound.name, "resource": bound.resource, "fence": report}))
 }

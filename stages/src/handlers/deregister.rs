@@ -4,13 +4,14 @@
 //! If we die in it: fencing is repeated, with the same mode and epoch.
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::{
     Code, GraceAccess, Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
     lifecycle::FenceMode,
+    ports::BoundStore,
 };
 
 pub(super) struct Deregister;
@@ -53,23 +54,11 @@ impl StageHandler for Deregister {
             return Ok(StageOutcome::NotYet { until: None, refusal });
         }
 
-        let mut stores = Vec::new();
-        for bound in &context.stores {
-            let doing = |what: &str| format!("{what} {} in store {}", bound.resource, bound.name);
-            let description = bound.store.describe().await.map_err(|error| StageError::port(&doing("describe"), error))?;
-            let records = bound.store.count().await.map_err(|error| StageError::port(&doing("count"), error))?;
-            let fence = match fence_mode(facts.grace_access) {
-                None => None,
-                Some(mode) => Some(
-                    bound.store.fence(mode, context.run.epoch).await.map_err(|error| StageError::port(&doing("fence"), error))?,
-                ),
-            };
-            reached(CrashPoint::DeregisterFenced);
-            stores.push(json!({
-                "store": bound.name, "resource": bound.resource, "records": records,
-                "dependents": description.dependents, "fence": fence,
-            }));
+        let mut tally = super::Tally::new();
+        for (binding, bound) in context.stores.iter().enumerate() {
+            tally.add(binding, suspend(context, bound).await);
         }
+        let stores = tally.all()?;
         Ok(Done::with(json!({
             "usage_known": facts.usage_known, "grace_access": facts.grace_access, "tokens": facts.tokens, "stores": stores,
         })))
@@ -77,13 +66,37 @@ impl StageHandler for Deregister {
 
     async fn restore(&self, context: &StageContext) -> Result<StageOutcome, StageError> {
         // Whatever the grace period was to leave open: a deactivate that halted may have closed some stores already.
-        let mut opened = Vec::new();
-        for bound in &context.stores {
-            let doing = format!("lift the fence from {} in store {}", bound.resource, bound.name);
-            bound.store.unfence(context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
-            opened.push(json!({"store": bound.name, "resource": bound.resource, "fence": "lifted"}));
-            reached(CrashPoint::RestoreUnfenced);
+        let mut tally = super::Tally::new();
+        for (binding, bound) in context.stores.iter().enumerate() {
+            tally.add(binding, open(context, bound).await);
         }
+        let opened = tally.all()?;
         Ok(Done::with(json!({"stores": opened})))
     }
+}
+
+/// Counts a store's records and closes them as far as the grace period is to leave them closed.
+async fn suspend(context: &StageContext, bound: &BoundStore) -> Result<Json, StageError> {
+    let doing = |what: &str| format!("{what} {} in store {}", bound.resource, bound.name);
+    let description = bound.store.describe().await.map_err(|error| StageError::port(&doing("describe"), error))?;
+    let records = bound.store.count().await.map_err(|error| StageError::port(&doing("count"), error))?;
+    let fence = match fence_mode(context.facts.grace_access) {
+        None => None,
+        Some(mode) => {
+            let fenced = bound.store.fence(mode, context.run.epoch).await;
+            Some(fenced.map_err(|error| StageError::port(&doing("fence"), error))?)
+        }
+    };
+    reached(CrashPoint::DeregisterFenced);
+    Ok(json!({
+        "store": bound.name, "resource": bound.resource, "records": records,
+        "dependents": description.dependents, "fence": fence,
+    }))
+}
+
+async fn open(context: &StageContext, bound: &BoundStore) -> Result<Json, StageError> {
+    let doing = format!("lift the fence from {} in store {}", bound.resource, bound.name);
+    bound.store.unfence(context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
+    reached(CrashPoint::RestoreUnfenced);
+    Ok(json!({"store": bound.name, "resource": bound.resource, "fence": "lifted"}))
 }

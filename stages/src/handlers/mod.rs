@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     Code, Refusal,
-    contract::{Facts, StageHandler, UsageKnown},
+    contract::{Facts, StageContext, StageError, StageHandler, UsageKnown},
 };
 
 /// One handler per stage, in the plan's order.
@@ -27,6 +27,40 @@ pub fn all() -> Vec<Arc<dyn StageHandler>> {
         Arc::new(archive::Archive),
         Arc::new(purge::Purge),
     ]
+}
+
+/// What became of the plane's stores, one after the other: what one cannot do now keeps no other from its part. Never for what destroys.
+struct Tally<T> {
+    done: Vec<T>,
+    failures: Vec<StageError>,
+}
+
+impl<T> Tally<T> {
+    fn new() -> Self {
+        Self { done: Vec::new(), failures: Vec::new() }
+    }
+
+    fn add(&mut self, binding: usize, one: Result<T, StageError>) {
+        match one {
+            Ok(one) => self.done.push(one),
+            Err(error) => self.failures.push(error.of_store(binding)),
+        }
+    }
+
+    /// What every store did, or all that failed.
+    fn all(self) -> Result<Vec<T>, StageError> {
+        StageError::of_all(self.failures).map_or(Ok(self.done), Err)
+    }
+}
+
+/// Asks every store, before the first one loses a record.
+async fn all_answer(context: &StageContext) -> Result<(), StageError> {
+    let mut tally = Tally::new();
+    for (binding, bound) in context.stores.iter().enumerate() {
+        let answer = bound.store.count().await;
+        tally.add(binding, answer.map_err(|error| StageError::port(&format!("ask store {}", bound.name), error)));
+    }
+    tally.all().map(drop)
 }
 
 /// Refuses while anything uses the plane, or while nobody could know. Nothing skips this, break-glass included.

@@ -5,7 +5,7 @@
 //! If we die in it, the same permit's facts let the next run go on: what is gone is gone, the rest follows.
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::removal;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     crash::{CrashPoint, reached},
     lifecycle::FenceMode,
     manifest::Manifest,
-    ports::{DELETE_KEYS_MAX, PortError},
+    ports::{BoundStore, DELETE_KEYS_MAX, PortError},
 };
 
 pub(super) struct Purge;
@@ -37,28 +37,11 @@ impl StageHandler for Purge {
         if let Some(waits) = locked(context, permit).await? {
             return Ok(waits);
         }
-        for bound in &context.stores {
-            bound.store.count().await.map_err(|error| StageError::port(&format!("ask store {}", bound.name), error))?;
-        }
+        super::all_answer(context).await?;
 
         let mut stores = Vec::new();
         for (binding, bound) in context.stores.iter().enumerate() {
-            // After an evict there is nothing to remove; a record that is there now came later, and nobody approved its end.
-            let removed = removal::remove_exported(context, permit, &manifest, binding, bound).await?;
-            if removed.remaining > 0 {
-                return Err(StageError::halt(
-                    "UNKNOWN_RECORDS",
-                    format!(
-                        "purge {} of store {}: {} record(s) are there that the approved plan does not cover; \
-                         move or delete them, then `lethe offboarding retry`",
-                        bound.resource, bound.name, removed.remaining
-                    ),
-                ));
-            }
-            let proof = removal::scrub_and_prove(context, permit, &manifest, binding, bound).await?;
-            let doing = format!("close {} in store {} for good", bound.resource, bound.name);
-            bound.store.fence(FenceMode::Purged, context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
-            stores.push(json!({"removed": removed.to_json(), "proof": proof}));
+            stores.push(purge_store(context, permit, &manifest, binding, bound).await.map_err(|error| error.of_store(binding))?);
         }
         reached(CrashPoint::PurgeStoresEmpty);
 
@@ -71,6 +54,32 @@ impl StageHandler for Purge {
             "stores": stores, "archive": {"objects_deleted": deleted, "objects_left": 0},
         })))
     }
+}
+
+/// Empties one store, proves it empty and closes the plane's scope there for good.
+async fn purge_store(
+    context: &StageContext,
+    permit: &Permit,
+    manifest: &Manifest,
+    binding: usize,
+    bound: &BoundStore,
+) -> Result<Json, StageError> {
+    // After an evict there is nothing to remove; a record that is there now came later, and nobody approved its end.
+    let removed = removal::remove_exported(context, permit, manifest, binding, bound).await?;
+    if removed.remaining > 0 {
+        return Err(StageError::halt(
+            "UNKNOWN_RECORDS",
+            format!(
+                "purge {} of store {}: {} record(s) are there that the approved plan does not cover; \
+                 move or delete them, then `lethe offboarding retry`",
+                bound.resource, bound.name, removed.remaining
+            ),
+        ));
+    }
+    let proof = removal::scrub_and_prove(context, permit, manifest, binding, bound).await?;
+    let doing = format!("close {} in store {} for good", bound.resource, bound.name);
+    bound.store.fence(FenceMode::Purged, context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
+    Ok(json!({"removed": removed.to_json(), "proof": proof}))
 }
 
 /// Whether a lock forbids to delete the archive yet: then the purge waits for its date. It spends no attempt.

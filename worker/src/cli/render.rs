@@ -70,6 +70,7 @@ const TABLES: &[(&str, Columns)] = &[
             ("FINDINGS", "findings"),
         ],
     ),
+    ("promises", &[("PROMISE", "promise"), ("RESULT", "result"), ("SEEN", "said")]),
     ("steps", &[("STEP", "step"), ("FROM", "from"), ("TO", "to"), ("EARLIEST", "earliest"), ("DOES", "does")]),
     (
         "entries",
@@ -88,8 +89,16 @@ const TABLES: &[(&str, Columns)] = &[
 ];
 
 /// A store's place in a status or a plan, where the columns differ from a listing of stores.
-const STORE_PROGRESS: Columns =
-    &[("STORE", "name"), ("TABLE", "resource"), ("EXPORTED", "rows_exported"), ("REMAINING", "rows_remaining")];
+const STORE_PROGRESS: Columns = &[
+    ("STORE", "name"),
+    ("TABLE", "resource"),
+    ("EXPORTED", "rows_exported"),
+    ("REMAINING", "rows_remaining"),
+    ("DOING", "progress.verb"),
+    ("DONE", "progress.done"),
+    ("ERROR", "error.code"),
+    ("WHY", "error.message"),
+];
 const STORE_PLAN: Columns = &[
     ("STORE", "store"),
     ("TABLE", "resource"),

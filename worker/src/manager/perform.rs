@@ -29,6 +29,8 @@ pub struct Finished {
     pub epoch: i64,
     /// What the handler made of it.
     pub result: Result<StageOutcome, StageError>,
+    /// How far it had come, store by store, as it said itself.
+    pub progress: Option<Json>,
 }
 
 impl Finished {
@@ -63,10 +65,8 @@ impl ProgressBoard {
         self.0.lock().map(|board| board.iter().map(|(id, progress)| (*id, progress.clone())).collect()).unwrap_or_default()
     }
 
-    fn clear(&self, run: Uuid) {
-        if let Ok(mut board) = self.0.lock() {
-            board.remove(&run);
-        }
+    fn take(&self, run: Uuid) -> Option<Json> {
+        self.0.lock().ok()?.remove(&run)
     }
 }
 
@@ -100,9 +100,9 @@ impl KnowledgeLifecycleManager {
                 Err(StageError::transient("PANIC", format!("perform {}: the handler panicked: {said}", run.step)))
             }
         };
-        self.progress.clear(run.id);
+        let progress = self.progress.take(run.id);
         reached(CrashPoint::Performed);
-        Finished { case: claimed.case.clone(), epoch: claimed.epoch, result }
+        Finished { case: claimed.case.clone(), epoch: claimed.epoch, result, progress }
     }
 
     async fn run_handler(&self, claimed: &Claimed) -> Result<StageOutcome, StageError> {

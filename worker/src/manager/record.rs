@@ -107,19 +107,34 @@ impl KnowledgeLifecycleManager {
                 batch.next.push(case.follow(tx, Step::Export, tx.at()).again());
                 Ok(())
             }
-            Err(error) => self.fail(tx, batch, case, error, actor).await,
+            Err(error) => self.fail(tx, batch, case, finished, error, actor).await,
         }
     }
 
-    async fn fail(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, error: &StageError, actor: &Actor) -> Result<(), Fault> {
+    async fn fail(
+        &self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        case: &Case,
+        finished: &Finished,
+        error: &StageError,
+        actor: &Actor,
+    ) -> Result<(), Fault> {
         let attempt = case.run.attempt + 1;
-        let report = json!({"code": error.code(), "message": error.to_string()});
+        let trouble = error.trouble();
+        let mut report = json!({"code": trouble.code, "message": trouble.message});
+        if !trouble.stores.is_empty() {
+            report["stores"] = json!(trouble.stores);
+        }
+        if let Some(progress) = &finished.progress {
+            report["progress"] = progress.clone();
+        }
         let (halted, settlement) = match error {
-            StageError::Halt { .. } => (true, Settlement::Halted { error: report, attempts: 1 }),
-            StageError::Transient { .. } if attempt >= self.config.queue.attempts_max => {
+            StageError::Halt(_) => (true, Settlement::Halted { error: report, attempts: 1 }),
+            StageError::Transient(_) if attempt >= self.config.queue.attempts_max => {
                 (true, Settlement::Halted { error: report, attempts: 1 })
             }
-            StageError::Transient { .. } => {
+            StageError::Transient(_) => {
                 let due_at = tx.at() + self.backoff(attempt, u64::from_be_bytes(tx.random::<8>()));
                 (false, Settlement::Failed { due_at, error: report })
             }

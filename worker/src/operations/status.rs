@@ -92,8 +92,11 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
 /// Per store: what was exported and what is left, from evidence, or from the handler's own report while it runs.
 async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run]) -> Result<Vec<Json>, Stop> {
     let evidence = |step: Step| runs.iter().rev().filter(|run| run.step == step).find_map(|run| run.evidence.as_ref());
-    let live = runs.last().filter(|run| run.status == RunStatus::Running);
+    let last = runs.last();
+    let failed = last.filter(|run| run.status != RunStatus::Succeeded).and_then(|run| run.last_error.as_ref());
+    let live = last.filter(|run| run.status == RunStatus::Running);
     let progress = live.and_then(|run| app.manager.progress().of(run.id).or_else(|| run.progress.clone()));
+    let progress = progress.or_else(|| failed.map(|error| error["progress"].clone()));
     let bindings = tx.bindings(offboarding.terms.plane_id).await?;
     let mut shown = Vec::new();
     for (index, binding) in bindings.iter().enumerate() {
@@ -105,8 +108,13 @@ async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run])
             Some(evidence) => evidence["stores"][index]["proof"]["empty"]["remaining"].clone(),
             None => exported.clone().or(records).unwrap_or(Json::Null),
         };
+        let troubles = failed.and_then(|error| error["stores"].as_array()).into_iter().flatten();
+        let error = troubles
+            .into_iter()
+            .find(|trouble| trouble["binding"] == json!(index))
+            .map(|trouble| json!({"code": trouble["code"], "message": trouble["message"]}));
         shown.push(json!({
-            "name": binding.store, "resource": binding.resource, "rows_exported": exported.unwrap_or(json!(0)), "rows_remaining": remaining,
+            "error": error, "name": binding.store, "resource": binding.resource, "rows_exported": exported.unwrap_or(json!(0)), "rows_remaining": remaining,
             "progress": progress.as_ref().map(|progress| progress["stores"][index.to_string()].clone()),
         }));
     }
