@@ -179,6 +179,8 @@ fn keeps(declared: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Integer(_) => matches!(declared, "" | "BLOB" | "INTEGER"),
+        // A column of this type keeps whole numbers as integers, and so forgets the sign of zero.
+        Value::Real(number) if *number == 0.0 && number.is_sign_negative() => matches!(declared, "" | "BLOB"),
         Value::Real(_) => matches!(declared, "" | "BLOB" | "REAL"),
         Value::Text(_) => matches!(declared, "" | "BLOB" | "TEXT"),
         // As the key, INTEGER takes nothing else.

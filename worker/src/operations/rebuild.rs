@@ -51,6 +51,10 @@ pub(super) fn mappings(manifest: &Manifest, bindings: &[Binding]) -> Result<Vec<
         })?;
         let mut mapping: Mapping =
             serde_json::from_value(mapping).map_err(|error| PortError::Permanent(format!("read the mapping: {error}")))?;
+        // Where the store told planes apart by what is no column of a record, what is restored is the plane's alone.
+        if mapping.plane_column.as_ref().is_some_and(|plane| !store.columns.iter().any(|column| column.name == *plane)) {
+            (mapping.plane_column, mapping.plane) = (None, None);
+        }
         let names = std::iter::once(store.resource.clone()).chain((2..).map(|number| format!("{}_{number}", store.resource)));
         let free = |name: &String| {
             let others = manifest.stores.iter().filter(|other| other.binding != store.binding).map(|other| &other.resource);
