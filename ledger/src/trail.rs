@@ -179,6 +179,8 @@ lethe_stages::text_enum! {
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.
         TokenRevoked = "TOKEN_REVOKED",
+        /// The conformance suite was run against a store.
+        StoreTested = "STORE_TESTED",
     }
 }
 

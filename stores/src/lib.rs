@@ -1,17 +1,22 @@
 //! The world outside: knowledge stores, where planes live, and archives, where they go. Drivers behind the ports of `stages`.
 //!
 //! The rule: a driver reaches exactly what was bound to one plane, and "it is not there" is said only by a place that has shown its
-//! canary. Drivers are found by the URL's scheme: `sqlite:` and `postgres:` for stores, `file:` and `s3:` for archives; more schemes
-//! come behind the same ports.
+//! canary. Drivers are found by the URL's scheme: `sqlite:`, `postgres:`, `chroma+http:` and, for servers that speak the store protocol,
+//! `http:` for stores; `file:` and `s3:` for archives.
 //!
 //! If we die in a driver, every verb may be called again and the world is then as if it had been called once.
 
 mod archive;
+mod chroma;
+mod conform;
+mod http;
 mod mapping;
 mod pace;
 mod percent;
 mod postgres;
+mod protocol;
 mod restore;
+mod secret;
 mod sqlite;
 mod store_url;
 #[cfg(test)]
@@ -19,6 +24,7 @@ mod test_support;
 mod verdict;
 
 pub use archive::{ArchiveCheck, Archives, BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options};
+pub use conform::{Conformance, Conformity, Kept, Mint, Promise, Users, conform};
 pub use mapping::Mapping;
 pub use pace::Paces;
 pub use restore::StoreDraft;

@@ -24,6 +24,16 @@ pub(crate) fn decode(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("`{text}`: the bytes after decoding are not UTF-8"))
 }
 
+/// Writes a text so that [`decode`] gives it back and every character of it stands for itself in any part of a URL.
+pub(crate) fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
 /// Writes a path so that [`decode`] gives it back and no part of it reads as a query or fragment.
 pub(crate) fn encode_path(path: &str) -> String {
     let mut out = String::with_capacity(path.len());

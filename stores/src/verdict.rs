@@ -6,11 +6,21 @@
 use std::collections::HashMap;
 
 use lethe_stages::{
+    Permit,
     lifecycle::FenceMode,
     ports::{Erased, PortError},
     record::{Key, Record, RecordDigest, Value},
 };
 use uuid::Uuid;
+
+/// Refuses a permit for another plane.
+pub(crate) fn covered(permit: &Permit, plane_id: Uuid) -> Result<(), PortError> {
+    if permit.plane_id() == plane_id {
+        return Ok(());
+    }
+    let theirs = permit.plane_id();
+    Err(PortError::Permanent(format!("destroy records of plane {plane_id}: the permit is for plane {theirs}")))
+}
 
 /// A plane's row in a store's fence.
 #[derive(Debug, Clone)]
@@ -102,4 +112,20 @@ pub(crate) fn different(records: &[Record], column: usize) -> Vec<&Value> {
         }
     }
     known
+}
+
+/// Whether a record, found without regard to planes, is what a sample of the plane was: same key, same content, and either nobody's or
+/// of a plane whose name differs from ours in nothing but case and outer white space: what a move out of the mapping's sight looks like.
+pub(crate) fn still(sample: &Record, seen: &Record, plane_column: Option<usize>, plane: Option<&str>) -> bool {
+    let columns = 0..sample.values.len().max(seen.values.len());
+    let same = |column: usize| match (sample.values.get(column), seen.values.get(column)) {
+        (Some(left), Some(right)) => identical(left, right),
+        _ => false,
+    };
+    let ours = match plane_column.and_then(|column| seen.values.get(column)) {
+        Some(Value::Text(text)) => plane.is_none_or(|plane| text.trim().to_lowercase() == plane.trim().to_lowercase()),
+        Some(Value::Integer(number)) => plane.is_none_or(|plane| number.to_string() == plane.trim()),
+        _ => true,
+    };
+    sample.key == seen.key && ours && columns.filter(|column| Some(*column) != plane_column).all(same)
 }

@@ -49,7 +49,7 @@ pub(crate) async fn check(server: &Server) -> Result<StoreCheck, PortError> {
     Ok(StoreCheck {
         url: server.canonical(),
         kind: "postgres",
-        bytes: u64::try_from(row.get::<i64, _>(0)).unwrap_or_default(),
+        bytes: u64::try_from(row.get::<i64, _>(0)).ok(),
         journal_mode: None,
         server: Some(format!("PostgreSQL {version}, {vector}, {tls}")),
         tables,

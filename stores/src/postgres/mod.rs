@@ -39,7 +39,7 @@ use self::{
     schema::Table,
     sql::Sql,
 };
-use crate::Mapping;
+use crate::{Mapping, verdict::covered};
 
 /// A plane's records in one table of a database.
 pub(crate) struct PostgresStore {
@@ -75,17 +75,6 @@ impl PostgresStore {
         let table = Table::resolve(&mut tx, &self.mapping).await?;
         tx.rollback().await.map_err(failed("end a transaction"))?;
         Ok((connection, table))
-    }
-
-    fn covered_by(&self, permit: &Permit) -> Result<(), PortError> {
-        if permit.plane_id() == self.plane_id {
-            return Ok(());
-        }
-        Err(PortError::Permanent(format!(
-            "destroy records of plane {}: the permit is for plane {}",
-            self.plane_id,
-            permit.plane_id()
-        )))
     }
 }
 
@@ -133,7 +122,7 @@ impl KnowledgeStore for PostgresStore {
     }
 
     async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
-        self.covered_by(permit)?;
+        covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let erased = erase::erase(&mut connection, &table, permit, rows, salt).await?;
         close(connection).await;
@@ -141,7 +130,7 @@ impl KnowledgeStore for PostgresStore {
     }
 
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
-        self.covered_by(permit)?;
+        covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let scrubbed = scrub::scrub(&mut connection, &table, permit).await?;
         close(connection).await;

@@ -8,7 +8,10 @@ use std::path::Path;
 use lethe_stages::ports::PortError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::percent;
+use crate::{
+    percent::{self, encode as encoded},
+    secret::{Secret, file},
+};
 
 const EXAMPLE: &str = "postgres://ROLE@HOST:5432/DATABASE?password_env=NAME";
 const OPTIONS: [&str; 4] = ["password_env", "password_file", "sslmode", "sslrootcert"];
@@ -26,16 +29,9 @@ pub(crate) struct Server {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) database: String,
-    password: Option<Reference>,
+    password: Option<Secret>,
     mode: Option<String>,
     root: Option<String>,
-}
-
-/// Where a password is to be found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Reference {
-    Environment(String),
-    File(String),
 }
 
 fn refused(why: impl std::fmt::Display) -> PortError {
@@ -48,21 +44,6 @@ fn decoded(what: &str, text: &str) -> Result<String, PortError> {
         return Err(refused(format!("its {what} is empty or holds a NUL character")));
     }
     Ok(text)
-}
-
-fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
-/// The absolute path of a file that is there.
-fn file(word: &str, path: &str) -> Result<String, PortError> {
-    let found = std::fs::canonicalize(path).map_err(|error| refused(format!("its {word} names {path}: {error}")))?;
-    found.to_str().map(str::to_owned).ok_or_else(|| refused(format!("the path of its {word} is not UTF-8")))
 }
 
 impl Server {
@@ -113,9 +94,11 @@ impl Server {
         match word {
             "sslmode" if !MODES.contains(&value.as_str()) => Err(refused(format!("its sslmode is none of {}", MODES.join(", ")))),
             "sslmode" => self.mode.replace(value).map_or(Ok(()), |_| Err(twice())),
-            "sslrootcert" => self.root.replace(file(word, &value)?).map_or(Ok(()), |_| Err(twice())),
-            "password_file" => self.password.replace(Reference::File(file(word, &value)?)).map_or(Ok(()), |_| Err(twice())),
-            _ => self.password.replace(Reference::Environment(value)).map_or(Ok(()), |_| Err(twice())),
+            "sslrootcert" => self.root.replace(file(word, &value).map_err(refused)?).map_or(Ok(()), |_| Err(twice())),
+            "password_file" => {
+                self.password.replace(Secret::File(file(word, &value).map_err(refused)?)).map_or(Ok(()), |_| Err(twice()))
+            }
+            _ => self.password.replace(Secret::Environment(value)).map_or(Ok(()), |_| Err(twice())),
         }
     }
 
@@ -123,10 +106,7 @@ impl Server {
     pub(crate) fn canonical(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { encoded(&self.host) };
         let (role, database) = (encoded(&self.role), encoded(&self.database));
-        let password = self.password.as_ref().map(|reference| match reference {
-            Reference::Environment(name) => format!("password_env={}", encoded(name)),
-            Reference::File(path) => format!("password_file={}", percent::encode_path(path)),
-        });
+        let password = self.password.as_ref().map(|secret| secret.option("password"));
         let mode = self.mode.as_ref().map(|mode| format!("sslmode={mode}"));
         let root = self.root.as_ref().map(|path| format!("sslrootcert={}", percent::encode_path(path)));
         let options: Vec<_> = [password, mode, root].into_iter().flatten().collect();
@@ -176,21 +156,7 @@ impl Server {
 
     fn password(&self) -> Result<Option<String>, PortError> {
         let missing = |why: String| PortError::Permanent(format!("find the password of role {}: {why}", self.role));
-        match &self.password {
-            None => Ok(None),
-            Some(Reference::Environment(name)) => match std::env::var(name) {
-                Ok(password) if !password.is_empty() => Ok(Some(password)),
-                Ok(_) => Err(missing(format!("environment variable {name} is empty"))),
-                Err(_) => Err(missing(format!("environment variable {name} is not set"))),
-            },
-            Some(Reference::File(path)) => match std::fs::read_to_string(path) {
-                Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
-                    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
-                }
-                Ok(_) => Err(missing(format!("file {path} is empty"))),
-                Err(error) => Err(missing(format!("read file {path}: {error}"))),
-            },
-        }
+        self.password.as_ref().map(Secret::read).transpose().map_err(missing)
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn check(path: PathBuf, url: String) -> Result<StoreCheck, Port
     Ok(StoreCheck {
         url,
         kind: "sqlite",
-        bytes: stat.len(),
+        bytes: Some(stat.len()),
         journal_mode: Some(journal_mode),
         server: None,
         tables,

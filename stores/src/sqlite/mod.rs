@@ -40,7 +40,7 @@ use self::{
     schema::{Affinity, Table},
     sql::{Sql, name},
 };
-use crate::Mapping;
+use crate::{Mapping, verdict::covered};
 
 /// A plane's records in one table of an SQLite file.
 pub(crate) struct SqliteStore {
@@ -66,17 +66,6 @@ impl SqliteStore {
     async fn resolved(&self, mut connection: SqliteConnection) -> Result<(SqliteConnection, Table), PortError> {
         let table = Table::resolve(&mut connection, &self.mapping).await?;
         Ok((connection, table))
-    }
-
-    fn covered_by(&self, permit: &Permit) -> Result<(), PortError> {
-        if permit.plane_id() == self.plane_id {
-            return Ok(());
-        }
-        Err(PortError::Permanent(format!(
-            "destroy records of plane {}: the permit is for plane {}",
-            self.plane_id,
-            permit.plane_id()
-        )))
     }
 }
 
@@ -133,7 +122,7 @@ impl KnowledgeStore for SqliteStore {
     }
 
     async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
-        self.covered_by(permit)?;
+        covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let erased = erase::erase(&mut connection, &table, permit, rows, salt).await?;
         close(connection).await;
@@ -141,7 +130,7 @@ impl KnowledgeStore for SqliteStore {
     }
 
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
-        self.covered_by(permit)?;
+        covered(permit, self.plane_id)?;
         let (mut connection, table) = self.resolved(self.file.rewriting().await?).await?;
         let dependents = dependents::find(&mut connection, &table).await?;
         let scrubbed = scrub::scrub(&mut connection, &dependents).await?;

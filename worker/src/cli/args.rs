@@ -200,7 +200,8 @@ pub(crate) enum StoreCommand {
     Add {
         /// How bindings will call it
         name: String,
-        /// sqlite:FILE
+        /// sqlite:FILE, postgres://ROLE@HOST/DATABASE, chroma+http://HOST:PORT/TENANT/DATABASE, or https://HOST/BASE of a server that
+        /// speaks the store protocol
         url: String,
         /// A tenant whose planes may bind it; may be repeated
         #[arg(long, value_name = "T")]
@@ -213,6 +214,29 @@ pub(crate) enum StoreCommand {
     Check {
         /// Its name
         name: String,
+    },
+    /// Test whether a store keeps the promises that offboarding rests on; ERASES the scratch plane that it is given
+    Conform {
+        /// Its URL, or the name of a registered one
+        store: String,
+        /// The scratch plane, of at least 20 records: 'table=…&plane_column=…&plane=…&key=…'
+        #[arg(long, value_name = "MAPPING")]
+        map: String,
+        /// Another plane of the same resource, which must not change
+        #[arg(long, value_name = "MAPPING")]
+        neighbour: String,
+        /// How many records were put into the scratch plane
+        #[arg(long, value_name = "N")]
+        records: Option<u64>,
+        /// Writes a new record into the plane $LETHE_CONFORM_PLANE as the store's users do, and fails where they are refused
+        #[arg(long, value_name = "SH")]
+        write_command: Option<String>,
+        /// Reads a record of the plane $LETHE_CONFORM_PLANE as the store's users do, and fails where there is none
+        #[arg(long, value_name = "SH")]
+        read_command: Option<String>,
+        /// Do not ask for confirmation on a terminal
+        #[arg(long)]
+        yes: bool,
     },
     /// List stores
     List,

@@ -63,6 +63,12 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 Planned { creates: true, ..planned("integrations.store.add", arguments) }
             }
             StoreCommand::Check { name } => planned("integrations.store.check", json!({"name": name})),
+            StoreCommand::Conform { store, map, neighbour, records, write_command, read_command, yes } => {
+                let confirm = Some(map.clone());
+                let arguments = json!({"store": store, "map": map, "neighbour": neighbour, "records": records});
+                let arguments = with(arguments, given(&[("write_command", &write_command), ("read_command", &read_command)]));
+                Planned { creates: true, confirm, yes, ..planned("integrations.store.conform", arguments) }
+            }
             StoreCommand::List => planned("integrations.store.list", json!({})),
         },
         Command::Plane(command) => match command {

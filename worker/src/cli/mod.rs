@@ -223,7 +223,8 @@ async fn call(app: &Arc<App>, global: &Global, planned: calls::Planned) -> Resul
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
         document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
     }
-    let broken = document["audit"] == "broken" || document["archive"] == "broken" || document["ledger"] == "suspect";
+    let broken =
+        ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken") || document["ledger"] == "suspect";
     print(global, operation, document);
     Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

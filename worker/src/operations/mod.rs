@@ -8,6 +8,7 @@ mod access;
 mod approvals;
 mod archives;
 mod audit;
+mod conform;
 mod control;
 mod dispatch;
 mod ledger;
@@ -112,6 +113,7 @@ operations! {
     "account.tenant.show" read ANYBODY parties::show_tenant;
     "integrations.store.add" write ANYBODY parties::add_store, after parties::check_new_store;
     "integrations.store.check" write ANYBODY parties::store_checked, after parties::check_known_store;
+    "integrations.store.conform" write ANYBODY conform::record, after conform::run;
     "integrations.store.list" read ANYBODY parties::list_stores;
     "knowledge.plane.register" write ANYBODY planes::register, after planes::check_bindings;
     "knowledge.plane.list" read ANYBODY planes::list;

@@ -1,0 +1,145 @@
+//! Erasing a plane's records from a collection, and making what they were unreadable.
+//!
+//! The rule: a record goes only as it was exported. Its vector is overwritten before it is deleted, because Chroma's index file keeps the
+//! vectors of deleted records; while it is blank it carries the plane's id, so that whoever goes on after us knows it and deletes it.
+//! If we die between the two, the next call to erase or scrub deletes what was left blank.
+
+use std::collections::HashMap;
+
+use hyper::Method;
+use lethe_stages::{
+    Permit,
+    ports::{Erased, PortError},
+    record::{Key, RecordDigest, Salt, Value},
+};
+use serde_json::{Value as Json, json};
+
+use super::{
+    EMBEDDING,
+    api::{Api, Collection},
+    collection::{BLANK, RECORDS, Scope},
+    fence,
+};
+use crate::verdict;
+
+/// Entries of the server's log after which it writes its index anew, where the collection does not say.
+const SYNC_THRESHOLD: u64 = 1_000;
+/// Most ids of one write that the server takes.
+const WRITE_IDS: usize = 5_000;
+
+pub(super) async fn erase(
+    api: &Api,
+    scope: &Scope,
+    permit: &Permit,
+    rows: &[(Key, RecordDigest)],
+    salt: Option<&Salt>,
+) -> Result<Erased, PortError> {
+    let doing = api.doing("erase from", &scope.name);
+    fence::admit(scope, permit.plane_id(), permit.epoch(), &doing)?;
+    let mut sum = Erased::default();
+    let Some(collection) = &scope.collection else {
+        sum.absent = rows.len() as u64;
+        return Ok(sum);
+    };
+    let left: Vec<_> = finish(api, scope, collection, &doing).await?;
+    for batch in rows.chunks(RECORDS) {
+        let ids: Vec<String> =
+            batch.iter().filter_map(|(key, _)| if let Key::Text(id) = key { Some(id.clone()) } else { None }).collect();
+        if ids.len() != batch.len() {
+            return Err(PortError::Permanent(format!("{doing}: a key is no id of Chroma's: those are texts")));
+        }
+        let records = scope.records(api, &ids).await?;
+        let dimension = |record: &lethe_stages::record::Record| match &record.values[EMBEDDING] {
+            Value::Blob(bytes) => bytes.len() / 4,
+            _ => 0,
+        };
+        let dimensions: HashMap<_, _> = records.iter().map(|record| (record.key.clone(), dimension(record))).collect();
+        let found = records.iter().map(|record| (record.key.clone(), record.digest(salt))).collect();
+        let unchanged = verdict::unchanged(batch, found, &mut sum);
+        let blank: Vec<_> = unchanged.iter().map(|key| (key.to_owned().clone(), dimensions[*key])).collect();
+        sum.erased += overwrite_and_delete(api, scope, collection, permit, &blank, &doing).await?;
+    }
+    // What an erasure before this one had left blank was asked for then, and is absent now.
+    let resumed = rows.iter().filter(|(key, _)| matches!(key, Key::Text(id) if left.contains(id))).count() as u64;
+    sum.absent -= resumed.min(sum.absent);
+    sum.erased += resumed;
+    Ok(sum)
+}
+
+async fn overwrite_and_delete(
+    api: &Api,
+    scope: &Scope,
+    collection: &Collection,
+    permit: &Permit,
+    blank: &[(Key, usize)],
+    doing: &str,
+) -> Result<u64, PortError> {
+    if blank.is_empty() {
+        return Ok(0);
+    }
+    let ids: Vec<String> =
+        blank.iter().filter_map(|(key, _)| if let Key::Text(id) = key { Some(id.clone()) } else { None }).collect();
+    // Not all zero: a vector of no length has no cosine.
+    let unit = |dimension: usize| (0..dimension).map(|place| if place == 0 { 1.0_f32 } else { 0.0 }).collect::<Vec<_>>();
+    let vectors: Vec<_> = blank.iter().map(|(_, dimension)| unit(*dimension)).collect();
+    let plane = permit.plane_id().to_string();
+    let metadatas: Vec<_> = ids.iter().map(|_| json!({BLANK: plane})).collect();
+    api.on(collection, "update", &json!({"ids": ids, "embeddings": vectors, "metadatas": metadatas}), doing).await?;
+    delete(api, scope, collection, &ids, doing).await?;
+    Ok(ids.len() as u64)
+}
+
+/// Deletes, and looks: the server says `deleted` of whatever was named.
+async fn delete(api: &Api, scope: &Scope, collection: &Collection, ids: &[String], doing: &str) -> Result<(), PortError> {
+    api.on(collection, "delete", &json!({"ids": ids}), doing).await?;
+    match scope.anywhere(api, ids).await?.len() {
+        0 => Ok(()),
+        left => Err(PortError::Transient(format!("{doing}: {left} record(s) are still there after they were deleted"))),
+    }
+}
+
+/// Deletes what an erasure before this one had overwritten and not yet deleted. Answers which.
+async fn finish(api: &Api, scope: &Scope, collection: &Collection, doing: &str) -> Result<Vec<String>, PortError> {
+    let ids = scope.blank_ids(api).await?;
+    for some in ids.chunks(RECORDS) {
+        delete(api, scope, collection, some, doing).await?;
+    }
+    Ok(ids)
+}
+
+/// Has the server write its index anew and forget its log, and drops a collection that the plane owns and that is empty.
+pub(super) async fn scrub(api: &Api, scope: &Scope, permit: &Permit) -> Result<Json, PortError> {
+    let doing = api.doing("scrub", &scope.name);
+    fence::admit(scope, permit.plane_id(), permit.epoch(), &doing)?;
+    let remains = "deleted texts, ids and metadata stay in free pages of the server's chroma.sqlite3, and their trigrams in its text index, \
+                   until `chroma vacuum` is run there or the pages are used again";
+    if let Some(collection) = &scope.collection {
+        finish(api, scope, collection, &doing).await?;
+        flush(api, collection, &doing).await?;
+        let owned = scope.plane.is_none();
+        if let (true, Some(fence)) = (owned && api.count(collection, &doing).await? == 0, &scope.fence) {
+            fence::dropping(api, scope, fence, &doing).await?;
+            api.drop_collection(&scope.name, &doing).await?;
+        } else {
+            return Ok(
+                json!({"vectors": "overwritten before they were deleted", "index": "written anew", "log": "purged", "remains": remains}),
+            );
+        }
+    }
+    Ok(json!({"vectors": "overwritten before they were deleted", "collection": "dropped", "log": "purged", "remains": remains}))
+}
+
+/// Deletes ids that nobody has, as many as it takes for the server to write its index to disk and to cut its log.
+async fn flush(api: &Api, collection: &Collection, doing: &str) -> Result<(), PortError> {
+    if collection.dimension.is_none() {
+        return Ok(());
+    }
+    let threshold = collection.configuration["hnsw"]["sync_threshold"].as_u64().unwrap_or(SYNC_THRESHOLD);
+    let ids: Vec<_> = (0..=threshold).map(|number| format!("lethe-scrub-{number}")).collect();
+    for some in ids.chunks(WRITE_IDS) {
+        api.on(collection, "delete", &json!({"ids": some}), doing).await?;
+    }
+    // The log is cut when the next entry comes.
+    api.on(collection, "delete", &json!({"ids": ["lethe-scrub"]}), doing).await?;
+    api.ask(Method::GET, &api.path(&format!("/collections/{}/count", collection.id)), None, doing).await.map(drop)
+}

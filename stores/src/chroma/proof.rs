@@ -1,0 +1,149 @@
+//! Proving that a plane is gone: by count, by ids and by vectors known from before, over a connection of its own.
+//!
+//! The rule: nothing found means nothing only where the plane's own fence was found in the same database, and, where the collection was
+//! dropped, the server knows neither its name nor its id any more. It only reads, so nothing happens if we die in it.
+
+use lethe_stages::{
+    ports::{EmptinessProof, PortError},
+    record::{Key, Record, Value},
+};
+use serde_json::{Map, Value as Json, json};
+use uuid::Uuid;
+
+use super::{
+    EMBEDDING, METADATA,
+    api::{Api, Collection},
+    collection::{RECORDS, Scope, vector as as_bytes},
+    fence,
+};
+use crate::verdict::{different, identical};
+
+/// Neighbours that a search is asked for.
+const NEIGHBOURS: usize = 40;
+/// Vectors of one search.
+const SEARCHED: usize = 20;
+
+pub(super) async fn prove_empty(
+    api: &Api,
+    scope: &Scope,
+    plane_id: Uuid,
+    samples: &[Record],
+) -> Result<EmptinessProof, PortError> {
+    let doing = api.doing("prove empty", &scope.name);
+    let fence = scope.fence.as_ref().filter(|fence| fence.row.plane_id == plane_id.to_string()).ok_or_else(|| {
+        PortError::WrongPlace(format!(
+            "{doing}: the fence of plane {plane_id} is not in this database, so its silence proves nothing"
+        ))
+    })?;
+    let known = different(samples, EMBEDDING);
+    let (mut remaining, mut keys_found, mut vectors_found) = (0, 0, 0);
+    match &scope.collection {
+        None if api.answers_for(&fence.collection_id, &doing).await? => {
+            return Err(PortError::WrongPlace(format!("{doing}: it has another name now, and is still there")));
+        }
+        None => {}
+        Some(collection) => {
+            remaining = scope.count(api).await? + scope.blank_ids(api).await?.len() as u64;
+            for some in samples.chunks(RECORDS) {
+                keys_found += still_there(api, scope, some).await?;
+            }
+            for some in known.chunks(SEARCHED) {
+                vectors_found += found_by_search(api, scope, collection, some, &doing).await?;
+            }
+        }
+    }
+    Ok(EmptinessProof {
+        remaining,
+        keys_probed: samples.len() as u64,
+        keys_found,
+        vectors_probed: known.len() as u64,
+        vectors_found,
+        canary: fence::canary(fence).as_str().unwrap_or_default().to_owned(),
+    })
+}
+
+/// How many samples are in the collection under their ids, with their content, whatever plane they say they are of.
+async fn still_there(api: &Api, scope: &Scope, samples: &[Record]) -> Result<u64, PortError> {
+    let ids: Vec<String> =
+        samples.iter().filter_map(|sample| if let Key::Text(id) = &sample.key { Some(id.clone()) } else { None }).collect();
+    let found = scope.anywhere(api, &ids).await?;
+    let plain = |record: &Record| without_plane(scope, &record.values[METADATA]);
+    let same = |sample: &Record, seen: &Record| {
+        let parts = (0..sample.values.len()).filter(|part| *part != METADATA);
+        sample.key == seen.key
+            && sample.values.len() == seen.values.len()
+            && parts.into_iter().all(|part| identical(&sample.values[part], &seen.values[part]))
+            && plain(sample) == plain(seen)
+    };
+    Ok(samples.iter().filter(|sample| found.iter().any(|seen| same(sample, seen))).count() as u64)
+}
+
+/// A record's metadata but for the field that tells planes apart.
+fn without_plane(scope: &Scope, metadata: &Value) -> Json {
+    let mut fields = match metadata {
+        Value::Text(text) => serde_json::from_str(text).unwrap_or_default(),
+        _ => Json::Null,
+    };
+    if let (Some(object), Some((field, _))) = (fields.as_object_mut(), &scope.plane) {
+        object.remove(field);
+    }
+    match fields {
+        Json::Object(object) if object.is_empty() => Json::Null,
+        fields => fields,
+    }
+}
+
+/// How many of these vectors a record of the plane, or of no plane, still has, among the nearest neighbours of the vector itself.
+async fn found_by_search(
+    api: &Api,
+    scope: &Scope,
+    collection: &Collection,
+    known: &[&Value],
+    doing: &str,
+) -> Result<u64, PortError> {
+    let bytes = |value: &&&Value| if let Value::Blob(bytes) = **value { Some(bytes.clone()) } else { None };
+    let vectors: Vec<Vec<u8>> = known.iter().filter_map(|value| bytes(&value)).collect();
+    // A server refuses a search by vectors of another length than its own: no record has those.
+    let vectors: Vec<_> = vectors.into_iter().filter(|vector| Some(vector.len() / 4) == collection.dimension).collect();
+    if vectors.is_empty() {
+        return Ok(0);
+    }
+    let numbers: Vec<Vec<f32>> =
+        vectors.iter().map(|vector| vector.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()).collect();
+    let mut found = vec![false; vectors.len()];
+    let whole = json!({"query_embeddings": numbers, "n_results": NEIGHBOURS, "include": ["embeddings", "metadatas"]});
+    let mut searches = vec![whole.clone()];
+    if let Some((field, value)) = &scope.plane {
+        let mut scoped = whole;
+        scoped["where"] = json!({field: {"$eq": value}});
+        searches.push(scoped);
+    }
+    for search in searches {
+        let nearest = api.nearest(collection, &search, doing).await?;
+        if nearest.embeddings.len() != vectors.len() || nearest.ids.len() != vectors.len() {
+            return Err(PortError::Permanent(format!(
+                "{doing}: a search for {} vector(s) answers for {}",
+                vectors.len(),
+                nearest.ids.len()
+            )));
+        }
+        for ((vector, found), (embeddings, metadatas)) in
+            vectors.iter().zip(&mut found).zip(nearest.embeddings.iter().zip(&nearest.metadatas))
+        {
+            let mut each = embeddings.iter().zip(metadatas);
+            *found |= each.any(|(embedding, metadata)| {
+                embedding.as_ref().is_some_and(|numbers| as_bytes(numbers) == *vector) && ours(scope, metadata.as_ref())
+            });
+        }
+    }
+    Ok(found.into_iter().filter(|found| *found).count() as u64)
+}
+
+fn ours(scope: &Scope, metadata: Option<&Map<String, Json>>) -> bool {
+    let Some((field, value)) = &scope.plane else { return true };
+    match metadata.and_then(|metadata| metadata.get(field)) {
+        None | Some(Json::Null) => true,
+        Some(Json::String(text)) => text.trim().to_lowercase() == value.trim().to_lowercase(),
+        Some(other) => value.trim().parse::<Json>().is_ok_and(|value| value == *other),
+    }
+}

@@ -1,0 +1,57 @@
+//! Looking at a server before it is registered: that it lets us in, speaks our version, and says who it is.
+//!
+//! The rule: it changes nothing. It only reads, so nothing happens if we die in it.
+
+use hyper::{Method, StatusCode};
+use lethe_stages::ports::PortError;
+use serde::Deserialize;
+
+use super::refusal;
+use crate::{
+    StoreCheck,
+    http::{Address, Client},
+};
+
+/// The version of the protocol that this driver speaks.
+const VERSION: u32 = 1;
+
+#[derive(Deserialize)]
+struct Greeting {
+    protocol: String,
+    version: u32,
+    store_id: String,
+    server: String,
+    #[serde(default)]
+    resources: Vec<String>,
+    writable: bool,
+}
+
+/// Asks the server who it is.
+pub(crate) async fn check(address: &Address) -> Result<StoreCheck, PortError> {
+    let doing = format!("look at {}", address.shown());
+    let client = Client::new(address, "authorization", "Bearer ")?;
+    let reply = client.ask(Method::GET, "/", None, &doing).await?;
+    if reply.status != StatusCode::OK {
+        return Err(refusal(&doing, &reply));
+    }
+    let wrong = |why: String| PortError::Permanent(format!("{doing}: {why}; stores/PROTOCOL.md says what a server must answer"));
+    let found: Greeting = serde_json::from_value(reply.json(&doing)?)
+        .map_err(|error| wrong(format!("its greeting is not as the store protocol has it: {error}")))?;
+    if found.protocol != "lethe-store" || found.version != VERSION {
+        return Err(wrong(format!("it speaks {} {}, and lethe-store {VERSION} is needed", found.protocol, found.version)));
+    }
+    if found.store_id.is_empty() {
+        return Err(wrong("its store_id is empty, so that it could not be told from another".into()));
+    }
+    Ok(StoreCheck {
+        url: address.canonical(),
+        kind: "protocol",
+        bytes: None,
+        journal_mode: None,
+        server: Some(found.server.chars().take(100).collect()),
+        tables: found.resources,
+        virtual_tables: Vec::new(),
+        file_id: format!("protocol:{}", found.store_id),
+        writable: found.writable,
+    })
+}

@@ -1,0 +1,310 @@
+//! The store protocol: HTTP and JSON lines, by which a store of any kind joins without a line of Rust. `stores/PROTOCOL.md` is its text.
+//!
+//! The rule: digests are taken here, over what the server sent, and a record is deleted only at the version at which it was compared.
+//! If we die in a verb, it may be repeated.
+
+mod check;
+mod wire;
+
+use async_trait::async_trait;
+use hyper::{Method, StatusCode};
+use lethe_stages::{
+    Permit,
+    lifecycle::FenceMode,
+    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
+    record::{Column, Key, Record, RecordDigest, Salt},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+pub(crate) use self::check::check;
+use self::wire::{Answer, Records, key_to_json, vector_to_json};
+use crate::{
+    Mapping,
+    http::{Address, Client, Reply, refused_by},
+    verdict,
+};
+
+pub(crate) const EXAMPLE: &str = "https://HOST/BASE?token_env=NAME";
+
+/// Whether a store URL is one of a server that speaks the protocol.
+pub(crate) fn is_protocol(url: &str) -> bool {
+    url.starts_with("http:") || url.starts_with("https:")
+}
+
+/// A plane's records behind a server that speaks the protocol.
+pub(crate) struct ProtocolStore {
+    address: Address,
+    mapping: Mapping,
+    plane_id: Uuid,
+}
+
+#[derive(Deserialize)]
+struct Described {
+    resource: String,
+    plane_column: Option<String>,
+    plane: Option<String>,
+    columns: Vec<wire::NamedColumn>,
+    #[serde(default)]
+    dependents: Vec<String>,
+    #[serde(default)]
+    unfenced: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    deleted: u64,
+    absent: u64,
+    changed: u64,
+}
+
+#[derive(Deserialize)]
+struct Probed {
+    canary: String,
+    plane_id: Uuid,
+    count: u64,
+    #[serde(default)]
+    vectors_found: u64,
+}
+
+impl ProtocolStore {
+    /// Binds the plane. Nothing is opened.
+    pub(crate) fn new(address: Address, mapping: Mapping, plane_id: Uuid) -> Self {
+        Self { address, mapping, plane_id }
+    }
+
+    /// Binds the plane, where the URL is one of a server that speaks the protocol.
+    pub(crate) fn of_url(url: &str, mapping: &Mapping, plane_id: Uuid) -> Result<Option<Self>, PortError> {
+        let address = is_protocol(url).then(|| Address::parse(url, EXAMPLE)).transpose()?;
+        Ok(address.map(|address| Self::new(address, mapping.clone(), plane_id)))
+    }
+
+    fn doing(&self, what: &str) -> String {
+        format!("{what} {} at {}", self.mapping.table, self.address.shown())
+    }
+
+    /// What every verb carries: whose records are meant.
+    fn body(&self, more: Json) -> Json {
+        let mut body = json!({"plane_id": self.plane_id, "scope": {
+            "resource": self.mapping.table, "plane_column": self.mapping.plane_column, "plane": self.mapping.plane,
+            "key": self.mapping.key, "text": self.mapping.text, "embedding": self.mapping.embedding, "metadata": self.mapping.metadata,
+        }});
+        if let (Json::Object(body), Json::Object(more)) = (&mut body, more) {
+            body.extend(more);
+        }
+        body
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, client: &Client, verb: &str, more: Json, doing: &str) -> Result<T, PortError> {
+        let reply = client.ask(Method::POST, &format!("/{verb}"), Some(&self.body(more)), doing).await?;
+        if reply.status != StatusCode::OK {
+            return Err(refusal(doing, &reply));
+        }
+        serde_json::from_slice(&reply.body).map_err(|error| {
+            PortError::Permanent(format!("{doing}: the server's answer to `{verb}` is not as the protocol has it: {error}"))
+        })
+    }
+
+    async fn records(&self, client: &Client, verb: &str, more: Json, doing: &str) -> Result<Records, PortError> {
+        let lines = client.lines(&format!("/{verb}"), &self.body(more), doing, refusal).await?;
+        Records::of(lines, doing, &self.mapping.key).await
+    }
+
+    /// The records of the plane that stand under these keys now, each with its version.
+    async fn lookup(&self, client: &Client, keys: &[&Key], doing: &str) -> Result<Vec<(Record, Json)>, PortError> {
+        let keys: Vec<_> = keys.iter().map(|key| key_to_json(key)).collect();
+        let mut records = self.records(client, "lookup", json!({"keys": keys}), doing).await?;
+        let mut found = Vec::new();
+        while let Some(one) = records.next().await? {
+            found.push(one);
+        }
+        Ok(found)
+    }
+
+    /// Deletes records at these versions, whatever they are. For the conformance suite too, which makes versions up.
+    pub(crate) async fn delete(&self, permit: &Permit, rows: &[(Key, Json)]) -> Result<Erased, PortError> {
+        let (client, doing) = (self.connect()?, self.doing("delete from"));
+        self.delete_over(&client, permit, rows, &doing).await
+    }
+
+    async fn delete_over(
+        &self,
+        client: &Client,
+        permit: &Permit,
+        rows: &[(Key, Json)],
+        doing: &str,
+    ) -> Result<Erased, PortError> {
+        verdict::covered(permit, self.plane_id)?;
+        let named: Vec<_> = rows.iter().map(|(key, version)| json!({"key": key_to_json(key), "version": version})).collect();
+        let body = json!({"epoch": permit.epoch(), "offboarding_id": permit.offboarding_id(), "rows": named});
+        let went: Deleted = self.ask(client, "delete", body, doing).await?;
+        if went.deleted + went.absent + went.changed != rows.len() as u64 {
+            return Err(PortError::Permanent(format!(
+                "{doing}: {} record(s) were named, and the server says {} deleted, {} absent, {} changed",
+                rows.len(),
+                went.deleted,
+                went.absent,
+                went.changed
+            )));
+        }
+        Ok(Erased { erased: went.deleted, absent: went.absent, changed: went.changed })
+    }
+
+    fn connect(&self) -> Result<Client, PortError> {
+        Client::new(&self.address, "authorization", "Bearer ")
+    }
+
+    async fn described(&self) -> Result<Described, PortError> {
+        self.ask(&self.connect()?, "describe", json!({}), &self.doing("describe")).await
+    }
+}
+
+#[async_trait]
+impl KnowledgeStore for ProtocolStore {
+    async fn describe(&self) -> Result<Description, PortError> {
+        let found = self.described().await?;
+        if found.plane_column.is_some() != self.mapping.plane_column.is_some()
+            || found.plane.is_some() != self.mapping.plane.is_some()
+        {
+            return Err(PortError::Permanent(format!(
+                "{}: the server describes another scope than the one that was asked for",
+                self.doing("describe")
+            )));
+        }
+        wire::columns(&found.columns, &self.mapping.key, &self.doing("describe"))?;
+        Ok(Description {
+            resource: found.resource,
+            plane_column: found.plane_column,
+            plane_value: found.plane,
+            dependents: found.dependents,
+            unfenced: found.unfenced,
+        })
+    }
+
+    async fn columns(&self) -> Result<Vec<Column>, PortError> {
+        wire::columns(&self.described().await?.columns, &self.mapping.key, &self.doing("describe"))
+    }
+
+    async fn count(&self) -> Result<u64, PortError> {
+        let counted: Counted = self.ask(&self.connect()?, "count", json!({}), &self.doing("count")).await?;
+        Ok(counted.count)
+    }
+
+    async fn page(&self, after: Option<&Key>, limit: PageLimit) -> Result<Vec<Record>, PortError> {
+        let (client, doing) = (self.connect()?, self.doing("export from"));
+        let more = json!({"after": after.map(key_to_json), "rows_max": limit.rows_max, "bytes_max": limit.bytes_max});
+        let mut records = self.records(&client, "export", more, &doing).await?;
+        let (mut page, mut bytes): (Vec<Record>, usize) = (Vec::new(), 0);
+        while let Some((record, _)) = records.next().await? {
+            let before = page.last().map(|last| &last.key).or(after);
+            if before.is_some_and(|before| *before >= record.key) {
+                return Err(PortError::Permanent(format!(
+                    "{doing}: the record of key {} does not come after the one before it; keys ascend: integers, then texts by their \
+                     UTF-8 bytes, then bytes",
+                    record.key
+                )));
+            }
+            bytes += record.size();
+            // A server that knows no limits is held to them here: what is left out comes with the next page.
+            if !page.is_empty() && (bytes > limit.bytes_max || page.len() == limit.rows_max) {
+                break;
+            }
+            page.push(record);
+        }
+        Ok(page)
+    }
+
+    async fn fence(&self, mode: FenceMode, epoch: i64) -> Result<FenceReport, PortError> {
+        self.ask(&self.connect()?, "fence", json!({"mode": mode, "epoch": epoch}), &self.doing("fence")).await
+    }
+
+    async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
+        let _: Json = self.ask(&self.connect()?, "unfence", json!({"epoch": epoch}), &self.doing("unfence")).await?;
+        Ok(())
+    }
+
+    async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
+        verdict::covered(permit, self.plane_id)?;
+        let (client, doing) = (self.connect()?, self.doing("erase from"));
+        let keys: Vec<_> = rows.iter().map(|(key, _)| key).collect();
+        let mut versions = std::collections::HashMap::new();
+        let mut found = std::collections::HashMap::new();
+        for (record, version) in self.lookup(&client, &keys, &doing).await? {
+            found.insert(record.key.clone(), record.digest(salt));
+            versions.insert(record.key, version);
+        }
+        let mut sum = Erased::default();
+        let unchanged = verdict::unchanged(rows, found, &mut sum);
+        let unchanged: Vec<_> = unchanged.into_iter().filter_map(|key| Some((key.clone(), versions.remove(key)?))).collect();
+        if !unchanged.is_empty() {
+            let went = self.delete_over(&client, permit, &unchanged, &doing).await?;
+            sum.erased += went.erased;
+            sum.absent += went.absent;
+            sum.changed += went.changed;
+        }
+        Ok(sum)
+    }
+
+    async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
+        verdict::covered(permit, self.plane_id)?;
+        let said: Answer = self.ask(&self.connect()?, "scrub", json!({"epoch": permit.epoch()}), &self.doing("scrub")).await?;
+        Ok(said.into_evidence())
+    }
+
+    async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
+        let (client, doing) = (self.connect()?, self.doing("probe"));
+        let columns = wire::columns(&self.described().await?.columns, &self.mapping.key, &doing)?;
+        let column = |name: &Option<String>| columns.iter().position(|column| Some(&column.name) == name.as_ref());
+        let (plane_column, embedding) = (column(&self.mapping.plane_column), column(&self.mapping.embedding));
+        if let Some(sample) = samples.iter().find(|sample| sample.values.len() != columns.len()) {
+            let (then, now) = (sample.values.len(), columns.len());
+            return Err(PortError::Permanent(format!("{doing}: the samples have {then} column(s), the resource now has {now}")));
+        }
+        let keys: Vec<_> = samples.iter().map(|sample| key_to_json(&sample.key)).collect();
+        let vectors = embedding.map_or_else(Vec::new, |column| verdict::different(samples, column));
+        let vectors: Vec<_> = vectors.into_iter().filter_map(vector_to_json).collect();
+        let probed: Probed = self.ask(&client, "probe", json!({"vectors": vectors}), &doing).await?;
+        if probed.plane_id != self.plane_id {
+            return Err(PortError::WrongPlace(format!(
+                "{doing}: the fence that answers is of plane {}, not of {}, so its silence proves nothing",
+                probed.plane_id, self.plane_id
+            )));
+        }
+        let mut found = std::collections::BTreeSet::new();
+        if !keys.is_empty() {
+            let mut records = self.records(&client, "lookup", json!({"keys": keys, "anywhere": true}), &doing).await?;
+            let ours = self.mapping.plane.as_deref();
+            while let Some((seen, _)) = records.next().await? {
+                found.extend(samples.iter().position(|sample| verdict::still(sample, &seen, plane_column, ours)));
+            }
+        }
+        Ok(EmptinessProof {
+            remaining: probed.count,
+            keys_probed: samples.len() as u64,
+            keys_found: found.len() as u64,
+            vectors_probed: vectors.len() as u64,
+            vectors_found: probed.vectors_found,
+            canary: probed.canary.chars().take(300).collect(),
+        })
+    }
+}
+
+/// What an answer means that is not 200.
+fn refusal(doing: &str, reply: &Reply) -> PortError {
+    let said: Json = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let message = said["message"].as_str().unwrap_or_default();
+    match said["error"].as_str() {
+        Some("stale_epoch") if reply.status == StatusCode::CONFLICT => PortError::StaleEpoch {
+            mine: said["mine"].as_i64().unwrap_or_default(),
+            seen: said["seen"].as_i64().unwrap_or_default(),
+        },
+        Some("wrong_place") if reply.status == StatusCode::CONFLICT => PortError::WrongPlace(format!("{doing}: {message}")),
+        _ => refused_by(doing, reply.status, message),
+    }
+}
