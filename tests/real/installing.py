@@ -5,12 +5,14 @@ The rule: no service is started and no database cluster made; one that is there 
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import pathlib
 import shutil
 import tempfile
 import time
 
+from . import chroma
 from .place import Trouble, run, say
 
 POSTGRES_BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
@@ -51,7 +53,8 @@ def vector_is_there():
 
 def missing():
     """The names of what is not installed."""
-    return lacking(NEEDED) + ([] if vector_is_there() else [f"pgvector {PGVECTOR}"])
+    built = ([] if vector_is_there() else [f"pgvector {PGVECTOR}"]) + ([] if chroma.is_there() else [f"Chroma {chroma.VERSION}"])
+    return lacking(NEEDED) + built
 
 
 def install():
@@ -59,9 +62,12 @@ def install():
     if not wanted:
         say("everything is installed")
         return
-    if os.getuid() != 0 or not there("apt-get"):
-        raise Trouble(f"missing: {', '.join(wanted)}; installing them takes root and Debian's packages")
     packages = lacking(NEEDED) + ([] if vector_is_there() else lacking(BUILDING))
+    # Debian keeps what makes an environment of Python's apart from Python.
+    if not chroma.is_there() and importlib.util.find_spec("ensurepip") is None:
+        packages.append("python3-venv")
+    if (packages or not vector_is_there()) and (os.getuid() != 0 or not there("apt-get")):
+        raise Trouble(f"missing: {', '.join(wanted)}; installing them takes root and Debian's packages")
     if packages:
         say(f"installing {' '.join(packages)}")
         settings = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
@@ -71,6 +77,8 @@ def install():
     if not vector_is_there():
         with tempfile.TemporaryDirectory() as folder:
             build_vector(pathlib.Path(folder))
+    if not chroma.is_there():
+        chroma.install()
     still = missing()
     if still:
         raise Trouble(f"installed without an error, and still missing: {', '.join(still)}")

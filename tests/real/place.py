@@ -23,7 +23,7 @@ import time
 
 MARKER = "lethe-test-servers"
 # Stopped in this order, whatever was started: who serves first, who stores last.
-STOPPING = ["pgbouncer", "rgw", "postgres", "osd", "mon"]
+STOPPING = ["pgbouncer", "rgw", "chroma", "postgres", "osd", "mon"]
 # Below the range from which the system takes ports for outgoing connections, so that a stopped server finds its port free again.
 PORTS = range(15000, 32000)
 

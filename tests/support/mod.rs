@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each promise uses a part of it")]
 
 pub mod binary;
+pub mod chroma;
 pub mod cut;
 pub mod disk;
 pub mod faults;
+pub mod http;
 pub mod invariants;
 pub mod knowledge;
 pub mod ledger;
@@ -14,6 +16,7 @@ pub mod postgres;
 pub mod power;
 pub mod proxy;
 pub mod random;
+pub mod reference;
 pub mod s3;
 pub mod server;
 

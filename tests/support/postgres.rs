@@ -94,6 +94,11 @@ impl Database {
         sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_one(&mut app).await.expect(sql).get(0)
     }
 
+    /// The application's URL.
+    pub fn app_url(&self) -> String {
+        self.role_url("app")
+    }
+
     fn role_url(&self, role: &str) -> String {
         let (_, host) = self.admin.rsplit_once('@').expect("a URL with a role");
         format!("postgres://{role}_{}:{}@{host}", self.name, PASSWORD.replace('\'', "%27"))
