@@ -1,17 +1,14 @@
 """Chroma: the server that its Python package carries, without the package's other dependencies, which only its client needs.
 
-The rule: no test begins before the server that answers has shown, in our own data directory, a database that we named.
-If we die in it, the data directory is whole or is made again.
+The rule: no test begins before the process that we started, over our data directory, is the one that listens on the port.
+Nothing is asked of whoever else may listen there. If we die in it, the data directory is whole or is made again.
 """
 
-import json
 import os
 import pathlib
 import shutil
 import signal
-import sqlite3
 import sys
-import urllib.error
 import urllib.request
 
 from .place import Trouble, run, say, wait_until
@@ -19,7 +16,7 @@ from .place import Trouble, run, say, wait_until
 VERSION = "1.5.9"
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Beside what is built, so that it stays from one run to the next.
-FOLDER = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "tests-chroma"
+FOLDER = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute() / "tests-chroma"
 PYTHON = FOLDER / "bin" / "python"
 RUN = "import sys, chromadb_rust_bindings; chromadb_rust_bindings.cli(['chroma', *sys.argv[1:]])"
 
@@ -57,25 +54,26 @@ class Chroma:
             where = ["--host", "127.0.0.1", "--port", self.place.port("chroma"), "--path", self.folder]
             silent = {**os.environ, "ANONYMIZED_TELEMETRY": "False", "OTEL_SDK_DISABLED": "true"}
             self.process.start(PYTHON, "-c", RUN, "run", *where, cwd=self.folder, env=silent)
-            wait_until(lambda: self.process.must_live() and self._ask("GET", "/heartbeat"), 60, "Chroma does not answer")
-        ours = f"lethe-test-{self.place.secret('chroma_database')}"
-        databases = "/tenants/default_tenant/databases"
-        self._ask("GET", f"{databases}/{ours}") or self._ask("POST", databases, {"name": ours})
-        with sqlite3.connect(f"file:{self.folder}/chroma.sqlite3?mode=ro", uri=True) as file:
-            found = file.execute("SELECT count(*) FROM databases WHERE name = ?", [ours]).fetchone()
-        if found != (1,):
-            raise Trouble(f"the Chroma on port {self.place.port('chroma')} is not ours: its data do not stand in {self.folder}")
+            wait_until(lambda: self.process.must_live() and self._listens() and self._answers(), 60, "Chroma does not answer")
+        if not self._listens():
+            raise Trouble(f"the server on port {self.place.port('chroma')} is not ours: our process does not listen there")
 
     def stop(self, kill=False):
         self.process.stop(signal.SIGKILL if kill else signal.SIGTERM)
 
-    def _ask(self, method, path, body=None):
-        """The answer; None where there is none, or the server says no."""
-        url = f"http://127.0.0.1:{self.place.port('chroma')}/api/v2{path}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+    def _listens(self):
+        """Whether our process holds the socket that listens on our port."""
+        here = [f"0100007F:{self.place.port('chroma'):04X}", "0A"]
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return json.loads(answer.read())
-        except (urllib.error.HTTPError, OSError, ValueError):
-            return None
+            rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()]
+            held = [os.readlink(each) for each in pathlib.Path(f"/proc/{self.process.pid()}/fd").iterdir()]
+        except OSError:
+            return False
+        return any(f"socket:[{row[9]}]" in held for row in rows if row[1:4:2] == here)
+
+    def _answers(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.place.port('chroma')}/api/v2/heartbeat", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False

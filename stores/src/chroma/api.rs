@@ -34,12 +34,15 @@ pub(super) struct Collection {
     pub(super) configuration: Json,
 }
 
+/// The numbers of an embedding; null is one that is no number, as large values become in some spaces.
+pub(super) type Vector = Vec<Option<f64>>;
+
 /// What `get` answers: one of each for every id, where it was asked for.
 #[derive(Debug, Deserialize)]
 pub(super) struct Got {
     pub(super) ids: Vec<String>,
     pub(super) documents: Option<Vec<Option<String>>>,
-    pub(super) embeddings: Option<Vec<Option<Vec<f64>>>>,
+    pub(super) embeddings: Option<Vec<Option<Vector>>>,
     pub(super) metadatas: Option<Vec<Option<Map<String, Json>>>>,
     pub(super) uris: Option<Vec<Option<String>>>,
 }
@@ -48,7 +51,7 @@ pub(super) struct Got {
 #[derive(Debug, Deserialize)]
 pub(super) struct Nearest {
     pub(super) ids: Vec<Vec<String>>,
-    pub(super) embeddings: Vec<Vec<Option<Vec<f64>>>>,
+    pub(super) embeddings: Vec<Vec<Option<Vector>>>,
     pub(super) metadatas: Vec<Vec<Option<Map<String, Json>>>>,
 }
 

@@ -18,8 +18,10 @@ use super::{
 };
 use crate::Mapping;
 
-/// Ids of one listing.
+/// Ids of one page of a list.
 const IDS: usize = 5_000;
+/// How often a list is asked for again, while it changes.
+const LISTS_MAX: usize = 5;
 /// Records of one answer.
 pub(super) const RECORDS: usize = 250;
 /// The metadata field of a record that is being erased: the plane's id. It is blank by then.
@@ -95,7 +97,24 @@ impl Scope {
         }
     }
 
+    /// The ids of records that meet the condition, ascending. A list of several pages is asked for until two are the same: whatever is
+    /// deleted in between moves another id past the place where the next page begins.
     async fn ids_where(&self, api: &Api, condition: &Json) -> Result<Vec<String>, PortError> {
+        let mut before = self.list(api, condition).await?;
+        for _ in 0..LISTS_MAX {
+            if before.len() < IDS {
+                return Ok(before);
+            }
+            let again = self.list(api, condition).await?;
+            if again == before {
+                return Ok(again);
+            }
+            before = again;
+        }
+        Err(PortError::Transient(format!("{}: it does not hold still", api.doing("list", &self.name))))
+    }
+
+    async fn list(&self, api: &Api, condition: &Json) -> Result<Vec<String>, PortError> {
         let Some(collection) = &self.collection else { return Ok(Vec::new()) };
         let doing = api.doing("list", &self.name);
         let mut ids = Vec::new();
@@ -109,7 +128,6 @@ impl Scope {
             }
         }
         ids.sort_unstable();
-        // A write in between may have moved one from one page of the list to the next.
         ids.dedup();
         Ok(ids)
     }
@@ -199,6 +217,6 @@ fn read(got: Got, doing: &str) -> Result<Vec<Record>, PortError> {
 }
 
 /// Numbers as float32, little-endian: what Chroma keeps.
-pub(super) fn vector(numbers: &[f64]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect()
+pub(super) fn vector(numbers: &[Option<f64>]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.map_or(f32::NAN, |number| number as f32).to_le_bytes()).collect()
 }

@@ -111,8 +111,9 @@ async fn finish(api: &Api, scope: &Scope, collection: &Collection, doing: &str) 
 pub(super) async fn scrub(api: &Api, scope: &Scope, permit: &Permit) -> Result<Json, PortError> {
     let doing = api.doing("scrub", &scope.name);
     fence::admit(scope, permit.plane_id(), permit.epoch(), &doing)?;
-    let remains = "deleted texts, ids and metadata stay in free pages of the server's chroma.sqlite3, and their trigrams in its text index, \
-                   until `chroma vacuum` is run there or the pages are used again";
+    let remains = "what was deleted stays in free pages of the server's chroma.sqlite3 until `chroma vacuum` is run there or the pages are \
+                   used again; trigrams of deleted texts stay in its text index until that is optimised; vectors that users themselves \
+                   deleted before stay in the index files of the collection";
     if let Some(collection) = &scope.collection {
         finish(api, scope, collection, &doing).await?;
         flush(api, collection, &doing).await?;
