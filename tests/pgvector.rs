@@ -48,6 +48,62 @@ async fn a_plane_in_pgvector_is_purged_and_found_by_no_query_while_its_neighbour
 }
 
 #[tokio::test]
+async fn a_partition_goes_at_once_only_while_it_is_what_was_exported() {
+    for (touched, changed) in [("", 0), ("UPDATE kb.chunks SET page = -1 WHERE plane = 'p1' AND id = 3", 1)] {
+        let (world, db) = (World::new().await, Database::new().await);
+        db.chunks("kb.chunks", true, &[("p1", 25), ("p2", 20)]).await;
+        db.register(&world).await;
+        let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+        let neighbour = db.plane("kb.chunks", "p2").await;
+        world.reach(&plane, "evict").await;
+        if !touched.is_empty() {
+            // Past the fence, as its owner may.
+            db.as_admin(&format!(
+                "ALTER TABLE kb.chunks DISABLE TRIGGER USER; {touched}; ALTER TABLE kb.chunks ENABLE TRIGGER USER"
+            ))
+            .await
+            .expect("a change");
+            db.as_admin("ALTER TABLE kb.chunks ENABLE ALWAYS TRIGGER zz_lethe_fence").await.expect("the trigger again");
+        }
+        let claimed = world.claim(&plane).await;
+        let before = world.faults.calls().len();
+        world.finish(&claimed).await;
+        let calls = world.faults.calls()[before..].to_vec();
+        assert!(calls.contains(&"store.erase_whole"), "{calls:?}");
+        assert_eq!(calls.contains(&"store.erase"), changed > 0, "one by one only where it must be: {calls:?}");
+        assert_eq!(db.plane("kb.chunks", "p1").await.len(), changed, "what changed since is left, and exported again");
+        world.drain().await;
+        assert_eq!(world.state(&plane).await, "ARCHIVED", "{}", world.status(&plane).await);
+        let verified = world.call("user:auditor", "knowledge.archive.verify", json!({"plane": plane, "restore": true})).await;
+        assert_eq!((&verified["archive"], &verified["rows"]), (&json!("verified"), &json!(25 + changed)), "{verified}");
+        assert_eq!(db.plane("kb.chunks", "p2").await, neighbour);
+        invariants::check(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn what_would_follow_a_delete_keeps_a_partition_from_going_at_once() {
+    for obstacle in [
+        "CREATE TABLE kb.cites (plane text, id bigint, FOREIGN KEY (plane, id) REFERENCES kb.chunks (plane, id))",
+        "CREATE TABLE kb.log (id bigint);
+         CREATE FUNCTION kb.logs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO kb.log VALUES (OLD.id); RETURN OLD; END $$;
+         CREATE TRIGGER logs AFTER DELETE ON kb.chunks FOR EACH ROW EXECUTE FUNCTION kb.logs()",
+    ] {
+        let (world, db) = (World::new().await, Database::new().await);
+        db.chunks("kb.chunks", true, &[("p1", 12), ("p2", 5)]).await;
+        db.as_app(obstacle).await.expect(obstacle);
+        db.register(&world).await;
+        let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+        world.archived(&plane).await;
+        assert!(world.faults.calls().contains(&"store.erase"), "{obstacle}");
+        assert_eq!(db.plane("kb.chunks", "p1").await, Vec::<String>::new());
+        if obstacle.contains("logs") {
+            assert_eq!(db.number("SELECT count(*) FROM kb.log").await, 12, "their trigger saw every record");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_plain_table_without_the_extension_serves_too() {
     let (world, db) = (World::new().await, Database::plain().await);
     db.as_app(

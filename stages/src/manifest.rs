@@ -55,6 +55,10 @@ pub struct StoreManifest {
     pub source_rows_before: u64,
     /// Records in the store when it ended; equal, or the export did not hold still.
     pub source_rows_after: u64,
+    /// The state of the store's records, as the store tells it, when the last export of it began and when it ended; absent where it was
+    /// not the same or the store has no word for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// The parts, in key order within each round.
     pub parts: Vec<Part>,
     /// Records in all parts.

@@ -143,6 +143,18 @@ pub trait KnowledgeStore: Send + Sync {
     /// where it has such. Never removes a record that is not named.
     async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError>;
 
+    /// A word for the state of the plane's records, another one as soon as one of them changes, comes or goes. `None` where the store has
+    /// no such word, or none that is cheap.
+    async fn state(&self) -> Result<Option<String>, PortError> {
+        Ok(None)
+    }
+
+    /// Removes all of the plane's records at once, if they are in `state` under a lock that keeps everybody out. Answers how many went;
+    /// `None` where they are in another one or the store cannot do that, and then nothing was done.
+    async fn erase_whole(&self, _permit: &Permit, _state: &str) -> Result<Option<u64>, PortError> {
+        Ok(None)
+    }
+
     /// Makes what was erased unreadable in the store's files and indexes. Says in words what remains.
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError>;
 

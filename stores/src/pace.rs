@@ -102,6 +102,15 @@ impl KnowledgeStore for Paced {
         erased
     }
 
+    async fn state(&self) -> Result<Option<String>, PortError> {
+        self.store.state().await
+    }
+
+    // One statement, whatever it removes: there is nothing to spread.
+    async fn erase_whole(&self, permit: &Permit, state: &str) -> Result<Option<u64>, PortError> {
+        self.store.erase_whole(permit, state).await
+    }
+
     async fn describe(&self) -> Result<Description, PortError> {
         self.store.describe().await
     }

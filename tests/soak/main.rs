@@ -18,6 +18,7 @@ mod floor;
 mod kills;
 mod large_plane;
 mod median;
+mod planes;
 mod power;
 mod steps;
 mod waiting;
@@ -26,8 +27,18 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const NAMES: [&str; 7] =
-    ["cluster", "kills", "large_plane", "power", "waiting", "sqlite_steps_unbatched", "sqlite_steps_batched"];
+const NAMES: [&str; 10] = [
+    "cluster",
+    "kills",
+    "large_plane",
+    "power",
+    "waiting",
+    "sqlite_steps_unbatched",
+    "sqlite_steps_batched",
+    "archive",
+    "purge_partition",
+    "neighbours",
+];
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -87,6 +98,9 @@ async fn run(name: &str, options: Options) -> Json {
         "waiting" => waiting::soak(&options).await,
         "sqlite_steps_unbatched" => steps::bench("sqlite_steps_unbatched", 1, &options).await,
         "sqlite_steps_batched" => steps::bench("sqlite_steps_batched", 200, &options).await,
+        "archive" => planes::archive(&options).await,
+        "purge_partition" => planes::purge_partition(&options).await,
+        "neighbours" => planes::neighbours(&options).await,
         other => panic!("there is no soak {other}"),
     }
 }

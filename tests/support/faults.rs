@@ -149,6 +149,12 @@ impl KnowledgeStore for FaultyStore {
     async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
         self.plan.through("store.erase", self.inner.erase(permit, rows, salt)).await
     }
+    async fn state(&self) -> Result<Option<String>, PortError> {
+        self.plan.through("store.state", self.inner.state()).await
+    }
+    async fn erase_whole(&self, permit: &Permit, state: &str) -> Result<Option<u64>, PortError> {
+        self.plan.through("store.erase_whole", self.inner.erase_whole(permit, state)).await
+    }
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
         self.plan.through("store.scrub", self.inner.scrub(permit)).await
     }

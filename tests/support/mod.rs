@@ -273,6 +273,11 @@ impl World {
     /// Requests an offboarding and works until `step` is the next to be claimed and due, approved where it is the purge.
     pub async fn reach(&self, plane: &str, step: &str) {
         self.request(plane, "1h").await;
+        self.reach_next(plane, step).await;
+    }
+
+    /// Goes on with the plane's offboarding until `step` is the next to be claimed and due.
+    pub async fn reach_next(&self, plane: &str, step: &str) {
         for _ in 0..10 {
             let offboarding = &self.status(plane).await["offboarding"];
             let due: DateTime<Utc> = offboarding["due_at"].as_str().expect("queued").parse().expect("an instant");

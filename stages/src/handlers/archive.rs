@@ -93,6 +93,7 @@ async fn export_store(context: &StageContext, binding: usize, bound: &BoundStore
     let doing = |what: &str| format!("{what} {} of store {}", bound.resource, bound.name);
     let store = &bound.store;
     let columns = store.columns().await.map_err(|error| StageError::port(&doing("read the columns"), error))?;
+    let state_before = store.state().await.map_err(|error| StageError::port(&doing("look at"), error))?;
     let before = store.count().await.map_err(|error| StageError::port(&doing("count"), error))?;
 
     let mut parts = Vec::new();
@@ -135,6 +136,7 @@ async fn export_store(context: &StageContext, binding: usize, bound: &BoundStore
             format!("{}: it held {before} records before, {counted} after, and {exported} were copied", doing("export")),
         ));
     }
+    let state_after = store.state().await.map_err(|error| StageError::port(&doing("look at"), error))?;
     // Records that an earlier round evicted stand in its parts only. An inventory evicts nothing, so it starts afresh.
     let earlier = context.manifest.as_ref().filter(|_| !context.is_inventory());
     if let Some(earlier) = earlier.and_then(|manifest| manifest.stores.get(binding)) {
@@ -147,6 +149,7 @@ async fn export_store(context: &StageContext, binding: usize, bound: &BoundStore
         columns,
         source_rows_before: before,
         source_rows_after: counted,
+        state: state_after.filter(|after| state_before.as_ref() == Some(after)),
         rows: parts.iter().map(|part| part.rows).sum(),
         bytes: parts.iter().map(|part| part.bytes).sum(),
         parts,

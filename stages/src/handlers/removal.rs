@@ -9,6 +9,7 @@ use crate::{
     contract::{StageContext, StageError},
     crash::{CrashPoint, reached},
     manifest::{Contents, Manifest, Part, StoreManifest},
+    permit::Destruction,
     ports::{BoundStore, Erased, PartContents},
     record::{Column, Key, Record, RecordDigest},
 };
@@ -60,7 +61,7 @@ pub(super) async fn approved_manifest(context: &StageContext) -> Result<Manifest
 }
 
 fn may_be_gone(permit: &Permit) -> bool {
-    permit.destruction() == crate::permit::Destruction::Purge
+    permit.destruction() == Destruction::Purge
 }
 
 /// Removes from one store every record that the manifest holds unchanged.
@@ -75,9 +76,12 @@ pub(super) async fn remove_exported(
     let mut sum = Erased::default();
     if total > 0 {
         let exported = store_of(manifest, binding)?;
-        match manifest.contents {
-            Contents::Records => by_parts(context, permit, exported, binding, bound, &mut sum).await?,
-            Contents::Inventory => by_inventory(context, permit, exported, binding, bound, &mut sum).await?,
+        match at_once(context, permit, exported, bound).await? {
+            Some(erased) => {
+                sum.erased = erased;
+                context.progress.report(binding, "erased", erased, total);
+            }
+            None => record_by_record(context, permit, manifest, binding, bound, &mut sum).await?,
         }
     }
     Ok(Removed {
@@ -88,6 +92,43 @@ pub(super) async fn remove_exported(
         changed: sum.changed,
         remaining: count(bound).await?,
     })
+}
+
+/// Removes everything by one verb of the store, where that is still exactly what was exported; `None` where it is not, or cannot be.
+async fn at_once(
+    context: &StageContext,
+    permit: &Permit,
+    exported: &StoreManifest,
+    bound: &BoundStore,
+) -> Result<Option<u64>, StageError> {
+    let Some(state) = &exported.state else { return Ok(None) };
+    // What is the last copy from now on is looked at once more; a purge takes it too.
+    if permit.destruction() == Destruction::Evict {
+        for part in &exported.parts {
+            unchanged_object(context, part).await?;
+        }
+    }
+    let erased = bound.store.erase_whole(permit, state).await;
+    let erased = erased.map_err(|error| StageError::port(&format!("erase from store {}", bound.name), error))?;
+    if erased.is_some() {
+        reached(CrashPoint::EvictBatchErased);
+    }
+    Ok(erased)
+}
+
+async fn record_by_record(
+    context: &StageContext,
+    permit: &Permit,
+    manifest: &Manifest,
+    binding: usize,
+    bound: &BoundStore,
+    sum: &mut Erased,
+) -> Result<(), StageError> {
+    let exported = store_of(manifest, binding)?;
+    match manifest.contents {
+        Contents::Records => by_parts(context, permit, exported, binding, bound, sum).await,
+        Contents::Inventory => by_inventory(context, permit, exported, binding, bound, sum).await,
+    }
 }
 
 async fn by_parts(
@@ -219,6 +260,24 @@ async fn samples(context: &StageContext, manifest: &Manifest, binding: usize) ->
     Ok(samples)
 }
 
+/// Compares a part's bytes with the manifest, without decoding them.
+async fn unchanged_object(context: &StageContext, part: &Part) -> Result<(), StageError> {
+    let found = context.archive.get(&part.key).await.map_err(|error| StageError::port(&format!("read {}", part.key), error))?;
+    match found.map(|bytes| canonical::sha256(&bytes)) {
+        None => Err(part_missing(part)),
+        Some(found) if found != part.sha256 => Err(part_changed(part)),
+        Some(_) => Ok(()),
+    }
+}
+
+fn part_missing(part: &Part) -> StageError {
+    StageError::halt("PART_MISSING", format!("read {}: it is gone from the archive", part.key))
+}
+
+fn part_changed(part: &Part) -> StageError {
+    StageError::halt("PART_CHANGED", format!("compare {} with the manifest: somebody changed it", part.key))
+}
+
 /// A part, after comparing its bytes with the manifest.
 async fn unchanged_part(context: &StageContext, part: &Part, columns: &[Column]) -> Result<PartContents, StageError> {
     let found = context
@@ -227,10 +286,8 @@ async fn unchanged_part(context: &StageContext, part: &Part, columns: &[Column])
         .await
         .map_err(|error| StageError::port(&format!("read {}", part.key), error))?;
     match found {
-        None => Err(StageError::halt("PART_MISSING", format!("read {}: it is gone from the archive", part.key))),
-        Some(found) if found.part.sha256 != part.sha256 => {
-            Err(StageError::halt("PART_CHANGED", format!("compare {} with the manifest: somebody changed it", part.key)))
-        }
+        None => Err(part_missing(part)),
+        Some(found) if found.part.sha256 != part.sha256 => Err(part_changed(part)),
         Some(found) => Ok(found),
     }
 }

@@ -18,6 +18,7 @@ mod scrub;
 mod sql;
 mod unique;
 mod url;
+mod whole;
 
 use async_trait::async_trait;
 use lethe_stages::{
@@ -125,6 +126,18 @@ impl KnowledgeStore for PostgresStore {
         covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let erased = erase::erase(&mut connection, &table, permit, rows, salt).await?;
+        close(connection).await;
+        Ok(erased)
+    }
+
+    async fn state(&self) -> Result<Option<String>, PortError> {
+        self.reading(async |tx, table| whole::state(tx, table).await).await
+    }
+
+    async fn erase_whole(&self, permit: &Permit, state: &str) -> Result<Option<u64>, PortError> {
+        covered(permit, self.plane_id)?;
+        let (mut connection, table) = self.writing().await?;
+        let erased = whole::erase(&mut connection, &table, permit, state).await?;
         close(connection).await;
         Ok(erased)
     }

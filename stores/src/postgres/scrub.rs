@@ -11,12 +11,12 @@ use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Executor, Row, postgres::PgConnection};
 
 use super::{
-    columns::Class,
     connect::{READING, WRITING, begin, commit, failed},
     erase::permitted,
     fence,
     schema::Table,
-    sql::{name, statement},
+    sql::statement,
+    whole::own_partition,
 };
 
 /// How long transactions are waited for that began before the records were erased and may still see them.
@@ -33,12 +33,22 @@ pub(super) async fn scrub(connection: &mut PgConnection, table: &Table, permit: 
             "records that transactions of other roles still saw: our role may not see those (GRANT pg_read_all_stats)".into(),
         );
     }
+    let apart = stands_apart(connection, table).await?;
+    if apart == Apart::Here {
+        // The planner's samples of the whole table forget the plane while its empty partition still shows that they have to.
+        let analyse = format!("ANALYZE {}", table.quoted());
+        connection.execute(AssertSqlSafe(analyse)).await.map_err(failed(format!("analyse table {}", table.resource())))?;
+    }
     let dropped = drop_partition(connection, table, permit).await?;
     let truncated = dropped.is_none() && truncate(connection, table, permit).await?;
-    // INDEX_CLEANUP: otherwise entries of few deleted records would stay in the indexes, vectors among them.
-    let vacuum = format!("VACUUM (ANALYZE, INDEX_CLEANUP ON) {}", table.quoted());
-    connection.execute(AssertSqlSafe(vacuum)).await.map_err(failed(format!("vacuum table {}", table.resource())))?;
-    if dropped.is_none() && !truncated {
+    // Where the plane's records stood in files of their own, nobody else's files need to be looked through.
+    let vacuumed = dropped.is_none() && apart != Apart::Gone;
+    if vacuumed {
+        // INDEX_CLEANUP: otherwise entries of few deleted records would stay in the indexes, vectors among them.
+        let vacuum = format!("VACUUM (ANALYZE, INDEX_CLEANUP ON) {}", table.quoted());
+        connection.execute(AssertSqlSafe(vacuum)).await.map_err(failed(format!("vacuum table {}", table.resource())))?;
+    }
+    if vacuumed && !truncated {
         not_covered
             .push("bytes in the free space of the table's pages, until they are used again or somebody runs VACUUM FULL".into());
     }
@@ -46,7 +56,7 @@ pub(super) async fn scrub(connection: &mut PgConnection, table: &Table, permit: 
     if sampled > 0 {
         not_covered.push(format!("the planner's samples of {sampled} column(s): ANALYZE keeps them while the table is empty"));
     }
-    Ok(json!({"partition_dropped": dropped, "truncated": truncated, "vacuum": true, "not_covered": not_covered}))
+    Ok(json!({"partition_dropped": dropped, "truncated": truncated, "vacuum": vacuumed, "not_covered": not_covered}))
 }
 
 /// Waits until every transaction that is open now has ended. Answers whether all of them could be seen.
@@ -75,29 +85,39 @@ async fn wait_for_older_transactions(connection: &mut PgConnection) -> Result<bo
     }
 }
 
-const OWN_PARTITION: &str = r"
-SELECT n.nspname::text, c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-     JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
-     JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attnum = p.partattrs[0]
-WHERE i.inhparent = $1::oid AND c.relkind = 'r' AND p.partstrat = 'l' AND p.partnatts = 1 AND a.attname = $2
-  AND pg_get_expr(c.relpartbound, c.oid) = CASE WHEN $4 THEN format('FOR VALUES IN (%s)', $3) ELSE format('FOR VALUES IN (%L)', $3) END";
+/// Where the plane's records stood, by the table's partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// In a partition of their own, which is still there.
+    Here,
+    /// In one that is gone: no partition takes the plane's value, so no other file ever held a record of it.
+    Gone,
+    /// In files that others share.
+    No,
+}
+
+async fn stands_apart(connection: &mut PgConnection, table: &Table) -> Result<Apart, PortError> {
+    let (true, Some(column)) = (table.partitioned, table.plane_column()) else { return Ok(Apart::No) };
+    if own_partition(connection, table).await?.is_some() {
+        return Ok(Apart::Here);
+    }
+    const TAKES: &str = r"
+        SELECT p.partstrat = 'l' AND p.partnatts = 1 AND p.partdefid = 0 AND a.attname = $2 AND NOT EXISTS (
+            SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1::oid
+              AND position(quote_literal($3) IN pg_get_expr(c.relpartbound, c.oid)) + position($3 IN pg_get_expr(c.relpartbound, c.oid)) > 0)
+        FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+        WHERE p.partrelid = $1::oid";
+    let none = statement(TAKES).bind(table.oid).bind(column.to_owned()).bind(table.plane_text().to_owned());
+    let none = none.fetch_optional(connection).await;
+    let none = none.map_err(failed(format!("look at the partitions of table {}", table.resource())))?;
+    Ok(if none.is_some_and(|row| row.get::<bool, _>(0)) { Apart::Gone } else { Apart::No })
+}
 
 /// Detaches and drops the partition that holds the plane's value and no other, if there is one and it is empty.
 async fn drop_partition(connection: &mut PgConnection, table: &Table, permit: &Permit) -> Result<Option<String>, PortError> {
-    let (true, Some(column)) = (table.partitioned, table.plane_column()) else { return Ok(None) };
     let doing = format!("drop the plane's partition of table {}", table.resource());
     let mut tx = begin(connection, WRITING).await?;
-    let row = statement(OWN_PARTITION)
-        .bind(table.oid)
-        .bind(column.to_owned())
-        .bind(table.plane_text().to_owned())
-        // Only a number's text stands in a bound as it is; of a text it could be another bound altogether.
-        .bind(table.plane.as_ref().is_some_and(|plane| table.columns[plane.column].class == Class::Integer))
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(failed(doing.clone()))?;
-    let Some(row) = row else { return Ok(None) };
-    let partition = format!("{}.{}", name(&row.get::<String, _>(0)), name(&row.get::<String, _>(1)));
+    let Some(partition) = own_partition(&mut tx, table).await? else { return Ok(None) };
     for lock in [table.quoted(), partition.clone()] {
         let lock = format!("LOCK TABLE {lock} IN ACCESS EXCLUSIVE MODE");
         statement(lock).execute(&mut *tx).await.map_err(failed(doing.clone()))?;
