@@ -52,6 +52,10 @@ impl PostgresLedger {
             .acquire_timeout(Duration::from_secs(10))
             // The server may have gone away since, and a pooler even more often.
             .test_before_acquire(true)
+            .after_connect(|_, _| {
+                lethe_nodelay::set();
+                Box::pin(std::future::ready(Ok(())))
+            })
             .connect_lazy_with(options);
         Ok(Self { pool, prepared })
     }

@@ -33,7 +33,10 @@ pub(super) async fn connect(server: &Server) -> Result<PgConnection, PortError> 
     let doing = format!("connect to {}", server.shown());
     let options = server.options()?;
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-        Ok(connected) => connected.map_err(failed(doing)),
+        Ok(connected) => {
+            lethe_nodelay::set();
+            connected.map_err(failed(doing))
+        }
         Err(_) => Err(PortError::Transient(format!("{doing}: no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
     }
 }
