@@ -30,7 +30,7 @@ macro_rules! never {
 }
 
 /// Locks the candidates that are free; the last condition is asked again of what was locked. The list is made once: as a join it was made
-/// again for each run that is due.
+/// again for each run that is due, and so was the count of what is busy.
 macro_rules! lock_free {
     ($candidates:expr) => {
         concat!(
@@ -71,7 +71,7 @@ statements! {
             "WITH front AS MATERIALIZED (
                 SELECT r.id, r.tenant_id, r.due_at FROM stage_runs r JOIN offboardings o ON o.id = r.offboarding_id
                 WHERE r.status = 'queued' AND r.due_at <= $1 AND o.plan_version <= $2 ORDER BY r.due_at LIMIT $5),
-            busy AS (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
+            busy AS MATERIALIZED (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
             chosen AS (SELECT ranked.id FROM (
                 SELECT f.id, row_number() OVER (PARTITION BY f.tenant_id ORDER BY f.due_at) + coalesce(b.runs, 0) AS place
                 FROM front f LEFT JOIN busy b USING (tenant_id)) ranked WHERE ranked.place <= $4)"
@@ -84,7 +84,7 @@ statements! {
                 UNION ALL
                 SELECT (SELECT r.tenant_id FROM stage_runs r WHERE r.status = 'queued' AND r.tenant_id > w.tenant_id
                     ORDER BY r.tenant_id LIMIT 1) FROM waiting w WHERE w.tenant_id IS NOT NULL),
-            busy AS (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
+            busy AS MATERIALIZED (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
             chosen AS (SELECT due.id FROM waiting w LEFT JOIN busy b USING (tenant_id)
                 CROSS JOIN LATERAL (SELECT r.id FROM stage_runs r JOIN offboardings o ON o.id = r.offboarding_id
                     WHERE r.status = 'queued' AND r.tenant_id = w.tenant_id AND r.due_at <= $1 AND o.plan_version <= $2
