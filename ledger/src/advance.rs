@@ -79,7 +79,7 @@ impl Tx {
         self.keep_archives(changes.kept, &mut script);
         self.set_plans(changes.plans, &mut script);
         self.enqueue_all(changes.enqueued, &mut script);
-        self.run(script).await?;
-        self.count(written).await
+        self.count(written, &mut script);
+        self.run(script).await
     }
 }

@@ -75,6 +75,7 @@ impl Kept {
 
 static KEEP: Many = Many {
     doing: "keep a manifest",
+    table: "archives",
     before: "INSERT INTO archives (offboarding_id, prefix, manifest, manifest_sha256, rows, bytes, parts, verified_at)",
     after: "ON CONFLICT (offboarding_id) DO UPDATE SET prefix = excluded.prefix, manifest = excluded.manifest,
         manifest_sha256 = excluded.manifest_sha256, rows = excluded.rows, bytes = excluded.bytes, parts = excluded.parts,

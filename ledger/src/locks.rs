@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
+    many::{Many, Script},
     rows::Cells,
     sql::{Inner, Row, statements},
     trail::{Chain, origin},
@@ -28,14 +29,15 @@ macro_rules! never {
     };
 }
 
-/// Locks the candidates that are free; the last condition is asked again of what was locked.
+/// Locks the candidates that are free; the last condition is asked again of what was locked. The list is made once: as a join it was made
+/// again for each run that is due, and so was the count of what is busy.
 macro_rules! lock_free {
     ($candidates:expr) => {
         concat!(
             $candidates,
-            " SELECT r.id, r.plane_id FROM stage_runs r JOIN chosen ON chosen.id = r.id
+            " SELECT r.id, r.plane_id FROM stage_runs r
                 JOIN planes p ON p.id = r.plane_id JOIN tenants t ON t.id = r.tenant_id
-            WHERE r.status = 'queued' AND r.due_at <= $1 ORDER BY r.due_at LIMIT $3
+            WHERE r.id = ANY(ARRAY(SELECT id FROM chosen)) AND r.status = 'queued' AND r.due_at <= $1 ORDER BY r.due_at LIMIT $3
             FOR SHARE OF t SKIP LOCKED FOR UPDATE OF p SKIP LOCKED FOR UPDATE OF r SKIP LOCKED"
         )
     };
@@ -56,9 +58,6 @@ statements! {
         "SELECT chain, head, next_sequence, at FROM chains WHERE chain = ANY($1) ORDER BY chain FOR UPDATE";
     BEGIN_CHAIN = "begin a chain", never!(),
         "INSERT INTO chains (chain, head, next_sequence, at) VALUES ($1, $2, 0, $3) ON CONFLICT (chain) DO NOTHING";
-    COUNT = "count entries", never!(),
-        "INSERT INTO trail_tally (slot, entries) VALUES (pg_backend_pid() % 64, $1)
-         ON CONFLICT (slot) DO UPDATE SET entries = trail_tally.entries + excluded.entries";
     DUE_OF = "lock due runs", never!(),
         "SELECT r.id, r.plane_id FROM stage_runs r JOIN offboardings o ON o.id = r.offboarding_id
             JOIN planes p ON p.id = r.plane_id JOIN tenants t ON t.id = r.tenant_id
@@ -72,7 +71,7 @@ statements! {
             "WITH front AS MATERIALIZED (
                 SELECT r.id, r.tenant_id, r.due_at FROM stage_runs r JOIN offboardings o ON o.id = r.offboarding_id
                 WHERE r.status = 'queued' AND r.due_at <= $1 AND o.plan_version <= $2 ORDER BY r.due_at LIMIT $5),
-            busy AS (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
+            busy AS MATERIALIZED (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
             chosen AS (SELECT ranked.id FROM (
                 SELECT f.id, row_number() OVER (PARTITION BY f.tenant_id ORDER BY f.due_at) + coalesce(b.runs, 0) AS place
                 FROM front f LEFT JOIN busy b USING (tenant_id)) ranked WHERE ranked.place <= $4)"
@@ -85,7 +84,7 @@ statements! {
                 UNION ALL
                 SELECT (SELECT r.tenant_id FROM stage_runs r WHERE r.status = 'queued' AND r.tenant_id > w.tenant_id
                     ORDER BY r.tenant_id LIMIT 1) FROM waiting w WHERE w.tenant_id IS NOT NULL),
-            busy AS (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
+            busy AS MATERIALIZED (SELECT tenant_id, count(*) AS runs FROM stage_runs WHERE status = 'running' GROUP BY tenant_id),
             chosen AS (SELECT due.id FROM waiting w LEFT JOIN busy b USING (tenant_id)
                 CROSS JOIN LATERAL (SELECT r.id FROM stage_runs r JOIN offboardings o ON o.id = r.offboarding_id
                     WHERE r.status = 'queued' AND r.tenant_id = w.tenant_id AND r.due_at <= $1 AND o.plan_version <= $2
@@ -93,6 +92,19 @@ statements! {
                 WHERE w.tenant_id IS NOT NULL)"
         );
 }
+
+/// Every batch of this module.
+#[cfg(feature = "testing")]
+pub(crate) static BATCHES: &[&Many] = &[&COUNT];
+
+static COUNT: Many = Many {
+    doing: "count entries",
+    table: "trail_tally",
+    before: "WITH counted (entries) AS (",
+    after: ") INSERT INTO trail_tally (slot, entries) SELECT pg_backend_pid() % 64, entries FROM counted
+        ON CONFLICT (slot) DO UPDATE SET entries = trail_tally.entries + excluded.entries",
+    types: &["bigint"],
+};
 
 impl Tx {
     /// Whether others may write at the same time, so that this transaction locks what it decides on.
@@ -212,8 +224,10 @@ impl Tx {
     }
 
     /// Counts entries, for the mark.
-    pub(crate) async fn count(&mut self, entries: i64) -> Result<(), Fault> {
-        if entries > 0 && self.locks() { self.sql(&COUNT).bind(entries).one().await } else { Ok(()) }
+    pub(crate) fn count(&self, entries: i64, script: &mut Script) {
+        if entries > 0 && self.locks() {
+            script.add(&COUNT, vec![entries], |query, entries: i64| query.bind(entries));
+        }
     }
 
     /// For tests: how the server finds what is due, with and without a look behind the front of the queue.

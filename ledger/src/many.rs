@@ -2,7 +2,8 @@
 //! is mostly the way to the database and back.
 //!
 //! The rule: each row must have changed exactly one row of the ledger. On SQLite a statement is written for few, fixed numbers of rows,
-//! so that it stays prepared; on PostgreSQL it takes one array per column, whatever their length.
+//! so that it stays prepared; on PostgreSQL it takes one array per column, whatever their length, and those over different tables are
+//! parts of one statement.
 //! It belongs to a transaction, so nothing of it happened if we die in it.
 
 use futures::TryStreamExt;
@@ -10,7 +11,9 @@ use sqlx::{
     Arguments as _,
     types::chrono::{DateTime, Utc},
 };
-use sqlx::{AssertSqlSafe, Either, Executor, Postgres, Sqlite, Transaction, postgres::PgArguments, sqlite::SqliteArguments};
+use sqlx::{
+    AssertSqlSafe, Either, Executor, Postgres, Row as _, Sqlite, Transaction, postgres::PgArguments, sqlite::SqliteArguments,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -28,6 +31,8 @@ const FEW: usize = 8;
 pub(crate) struct Many {
     /// In the present tense, for errors.
     pub(crate) doing: &'static str,
+    /// What it writes.
+    pub(crate) table: &'static str,
     /// What stands before the rows: `VALUES (?, …), (?, …)`, or `SELECT * FROM unnest($1, …)`.
     pub(crate) before: &'static str,
     /// What stands after.
@@ -159,18 +164,72 @@ impl Tx {
 }
 
 async fn run_on_postgres(tx: &mut Transaction<'static, Postgres>, prepared: bool, script: Script) -> Result<(), Fault> {
-    for Piece { many, rows, bind } in script.0 {
-        let columns = many.types.iter().map(|name| Column::of(name)).collect();
-        let Places::Postgres(columns, _) = bind(Places::Postgres(columns, 0)) else { unreachable!("places stay what they are") };
-        let mut arguments = PgArguments::default();
-        columns.into_iter().for_each(|column| column.add(&mut arguments));
-        let query = sqlx::query_with(AssertSqlSafe(many.postgres()), arguments).persistent(prepared);
-        let done = query.execute(&mut **tx).await.map_err(Fault::database(many.doing))?;
-        if done.rows_affected() != rows as u64 {
-            return Err(Fault::RowsAffected { doing: many.doing, changed: done.rows_affected(), wanted: rows as u64 });
+    let mut parts: Vec<Part> = Vec::new();
+    for piece in script.0 {
+        // What was cut up for SQLite is one again.
+        match parts.last_mut().filter(|last| std::ptr::eq(last.many, piece.many)) {
+            Some(last) => last.add(piece),
+            None => {
+                let seen = |part: &Part| part.many.table == piece.many.table;
+                if parts.iter().any(seen) {
+                    run_parts(tx, prepared, std::mem::take(&mut parts)).await?;
+                }
+                parts.push(Part::of(piece));
+            }
+        }
+    }
+    run_parts(tx, prepared, parts).await
+}
+
+/// A statement's part in a larger one. Each sees the tables as they were before all of them, so no two may write the same.
+struct Part {
+    many: &'static Many,
+    rows: usize,
+    columns: Vec<Column>,
+}
+
+impl Part {
+    fn of(piece: Piece) -> Self {
+        let columns = piece.many.types.iter().map(|name| Column::of(name)).collect();
+        let mut part = Self { many: piece.many, rows: 0, columns };
+        part.add(piece);
+        part
+    }
+
+    fn add(&mut self, piece: Piece) {
+        let bound = (piece.bind)(Places::Postgres(std::mem::take(&mut self.columns), 0));
+        let Places::Postgres(columns, _) = bound else { unreachable!("places stay what they are") };
+        (self.columns, self.rows) = (columns, self.rows + piece.rows);
+    }
+}
+
+async fn run_parts(tx: &mut Transaction<'static, Postgres>, prepared: bool, parts: Vec<Part>) -> Result<(), Fault> {
+    let Some(first) = parts.first() else { return Ok(()) };
+    let doing = if parts.len() == 1 { first.many.doing } else { "write a batch" };
+    let wanted: Vec<(&'static str, u64)> = parts.iter().map(|part| (part.many.doing, part.rows as u64)).collect();
+    let text = together(parts.iter().map(|part| part.many));
+    let mut arguments = PgArguments::default();
+    parts.into_iter().flat_map(|part| part.columns).for_each(|column| column.add(&mut arguments));
+    let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(prepared);
+    let changed = query.fetch_one(&mut **tx).await.map_err(Fault::database(doing))?;
+    for (place, (doing, wanted)) in wanted.into_iter().enumerate() {
+        let changed = changed.try_get::<i64, _>(place).map_err(Fault::database(doing))? as u64;
+        if changed != wanted {
+            return Err(Fault::RowsAffected { doing, changed, wanted });
         }
     }
     Ok(())
+}
+
+/// One statement that answers how many rows each of these has changed.
+fn together<'m>(parts: impl Iterator<Item = &'m Many>) -> String {
+    let (mut texts, mut counts, mut first) = (Vec::new(), Vec::new(), 1);
+    for (number, many) in parts.enumerate() {
+        texts.push(format!("part_{number} AS ({} RETURNING 1)", many.postgres(first)));
+        counts.push(format!("(SELECT count(*) FROM part_{number})"));
+        first += many.types.len();
+    }
+    format!("WITH {} SELECT {}", texts.join(", "), counts.join(", "))
 }
 
 async fn run_on_sqlite(tx: &mut Transaction<'static, Sqlite>, script: Script) -> Result<(), Fault> {
@@ -222,9 +281,9 @@ impl Many {
         format!("{} VALUES {} {}", self.before, vec![row; rows].join(", "), self.after)
     }
 
-    pub(crate) fn postgres(&self) -> String {
-        let columns: Vec<String> =
-            self.types.iter().enumerate().map(|(place, name)| format!("${}::{name}[]", place + 1)).collect();
+    /// With its places from the `first` on.
+    pub(crate) fn postgres(&self, first: usize) -> String {
+        let columns: Vec<String> = (first..).zip(self.types).map(|(place, name)| format!("${place}::{name}[]")).collect();
         format!("{} SELECT * FROM unnest({}) {}", self.before, columns.join(", "), self.after)
     }
 }
@@ -257,8 +316,15 @@ mod tests {
 
     #[test]
     fn the_text_lists_a_group_of_places_per_row_or_an_array_per_column() {
-        let many = Many { doing: "", before: "INSERT INTO t", after: "RETURNING a", types: &["uuid", "text"] };
-        assert_eq!(many.sqlite(2), "INSERT INTO t VALUES (?, ?), (?, ?) RETURNING a");
-        assert_eq!(many.postgres(), "INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[]) RETURNING a");
+        let many = Many { doing: "", table: "t", before: "INSERT INTO t", after: "", types: &["uuid", "text"] };
+        assert_eq!(many.sqlite(2), "INSERT INTO t VALUES (?, ?), (?, ?) ");
+        assert_eq!(many.postgres(1), "INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[]) ");
+        let other = Many { table: "s", before: "INSERT INTO s", ..many };
+        assert_eq!(
+            together([&many, &other].into_iter()),
+            "WITH part_0 AS (INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[])  RETURNING 1), \
+             part_1 AS (INSERT INTO s SELECT * FROM unnest($3::uuid[], $4::text[])  RETURNING 1) \
+             SELECT (SELECT count(*) FROM part_0), (SELECT count(*) FROM part_1)"
+        );
     }
 }

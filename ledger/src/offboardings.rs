@@ -180,6 +180,7 @@ macro_rules! start {
     ($column:literal) => {
         Many {
             doing: "start a wait",
+            table: "offboardings",
             before: "WITH wait (id, until) AS (",
             after: concat!(
                 ") UPDATE offboardings AS o SET ",
@@ -201,6 +202,7 @@ static STARTS: [(Wait, Many); 3] = [
 
 static PLAN: Many = Many {
     doing: "write the destruction plan",
+    table: "offboardings",
     before: "WITH made (id, plan, plan_digest) AS (",
     after: ") UPDATE offboardings SET plan = made.plan, plan_digest = made.plan_digest
         FROM made WHERE offboardings.id = made.id AND offboardings.status = 'open'",

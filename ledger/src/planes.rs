@@ -150,6 +150,7 @@ pub struct Move {
 
 static MOVE: Many = Many {
     doing: "move a plane",
+    table: "planes",
     before: "WITH move (plane_id, from_state, to_state, at) AS (",
     after: ") UPDATE planes SET state = move.to_state, draining = (move.to_state <> 'ACTIVE'),
             purged_at = CASE WHEN move.to_state = 'PURGED' THEN move.at END
@@ -192,7 +193,8 @@ statements! {
     ENTOMB_ARCHIVE = "entomb an archive", "UPDATE archives SET manifest = NULL, purged_at = $2 WHERE offboarding_id = $1";
     ENTOMB_OFFBOARDING = "entomb an offboarding", "UPDATE offboardings SET salt = NULL, plan = NULL WHERE id = $1";
     // A failure's message may name a record's key.
-    ENTOMB_FAILURES = "entomb failures", "UPDATE stage_runs SET last_error = NULL WHERE plane_id = $1";
+    ENTOMB_FAILURES = "entomb failures",
+        "UPDATE stage_runs SET last_error = NULL WHERE offboarding_id IN (SELECT id FROM offboardings WHERE plane_id = $1)";
     // What calls about it were answered names what it was: its name, its mapping.
     ENTOMB_ANSWERS = "entomb answers",
         "DELETE FROM idempotency WHERE instr(answer, $1) > 0",

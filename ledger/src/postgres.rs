@@ -23,6 +23,9 @@ const RIGHTS: &str = include_str!("../../migrations/postgres/rights/app.sql");
 /// Transactions of one process that are open at a time, and one more to listen.
 const CONNECTIONS: u32 = 9;
 
+/// A connection that has been idle for longer is asked whether it is still there before it is used.
+const TRUSTED_FOR: Duration = Duration::from_millis(100);
+
 /// The server and its connections.
 #[derive(Clone)]
 pub(crate) struct PostgresLedger {
@@ -50,8 +53,16 @@ impl PostgresLedger {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(Duration::from_secs(10))
-            // The server may have gone away since, and a pooler even more often.
-            .test_before_acquire(true)
+            // The server may have gone away since, and a pooler even more often. Under load each asks and answers all the time.
+            .test_before_acquire(false)
+            .before_acquire(|connection, seen| {
+                Box::pin(async move {
+                    if seen.idle_for > TRUSTED_FOR {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .after_connect(|_, _| {
                 lethe_nodelay::set();
                 Box::pin(std::future::ready(Ok(())))
@@ -84,9 +95,11 @@ impl PostgresLedger {
     /// Begins a transaction that locks what it decides on, or one that reads from one snapshot.
     pub(crate) async fn begin(&self, writes: bool) -> Result<Inner, Fault> {
         // A worker that stands still in a transaction does not keep what it locked from the others, and nobody waits for a lock for so
-        // long that the clock seems to have jumped meanwhile.
+        // long that the clock seems to have jumped meanwhile. What is decided on is found by an index, also in a ledger that has just
+        // grown and of which the server knows nothing yet; and planned once, not at each call.
         let how = if writes {
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL lock_timeout = '20s'"
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL lock_timeout = '20s'; \
+             SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan"
         } else {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         };

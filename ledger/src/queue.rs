@@ -180,6 +180,7 @@ pub(crate) struct Enqueued {
 
 static ENQUEUE: Many = Many {
     doing: "enqueue a run",
+    table: "stage_runs",
     before:
         "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, epoch, lease_owner, lease_until,
             started_at, attempt, interruptions, enqueued_at)",
@@ -204,6 +205,7 @@ static ENQUEUE: Many = Many {
 
 static RAISE: Many = Many {
     doing: "raise a plane's epoch",
+    table: "planes",
     before: "WITH claim (plane_id, epoch) AS (",
     after: ") UPDATE planes SET epoch = claim.epoch FROM claim WHERE planes.id = claim.plane_id AND planes.epoch = claim.epoch - 1",
     types: &["uuid", "bigint"],
@@ -211,6 +213,7 @@ static RAISE: Many = Many {
 
 static LEASE: Many = Many {
     doing: "lease a run",
+    table: "stage_runs",
     before: "WITH claim (run_id, epoch, owner, until, at) AS (",
     after: ") UPDATE stage_runs AS r SET status = 'running', due_at = NULL, blocked = NULL, progress = NULL, epoch = claim.epoch,
             lease_owner = claim.owner, lease_until = claim.until, started_at = coalesce(started_at, claim.at)
@@ -221,6 +224,7 @@ static LEASE: Many = Many {
 // `|| ''`: SQLite plans a statement anew at each call whose bound value it has compared with the condition of an index.
 static SETTLE: Many = Many {
     doing: "settle a run",
+    table: "stage_runs",
     before: "WITH answer (id, was, epoch, status, due_at, waits_for, blocked, evidence, error, attempts, interruptions, finished_at) AS (",
     after: ") UPDATE stage_runs AS r SET status = answer.status, due_at = answer.due_at, waits_for = answer.waits_for,
             blocked = answer.blocked, evidence = answer.evidence, last_error = coalesce(answer.error, r.last_error),
@@ -332,8 +336,8 @@ impl Tx {
         script.add(&LEASE, runs, move |query, (run, epoch): (Uuid, i64)| {
             query.bind(run).bind(epoch).bind(&owner).bind(until).bind(at)
         });
-        self.run(script).await?;
-        self.count(written).await
+        self.count(written, &mut script);
+        self.run(script).await
     }
 
     /// Renews the leases among `runs` (with the epoch of each claim) that are still the owner's; answers those that are.

@@ -382,6 +382,7 @@ impl Unwritten {
 
 static ENTRIES: Many = Many {
     doing: "append to the trail",
+    table: "trail",
     before: "INSERT INTO trail (chain, sequence_no, event_id, event_type, tenant_id, plane_id, offboarding_id, at, body, previous, hash)",
     after: "",
     types: &["text", "bigint", "uuid", "text", "text", "uuid", "uuid", "timestamptz", "text", "text", "text"],
@@ -389,6 +390,7 @@ static ENTRIES: Many = Many {
 
 static VALUES: Many = Many {
     doing: "append to the trail",
+    table: "trail_values",
     before: "INSERT INTO trail_values (event_id, field, value, salt)",
     after: "",
     types: &["uuid", "text", "text", "bytea"],
@@ -396,6 +398,7 @@ static VALUES: Many = Many {
 
 static HEADS: Many = Many {
     doing: "move a chain's head",
+    table: "chains",
     before: "INSERT INTO chains (chain, head, next_sequence)",
     after: "ON CONFLICT (chain) DO UPDATE SET head = excluded.head, next_sequence = excluded.next_sequence",
     types: &["text", "text", "bigint"],
@@ -405,6 +408,7 @@ static HEADS: Many = Many {
 /// dated before it.
 static LOCKED_HEADS: Many = Many {
     doing: "move a chain's head",
+    table: "chains",
     before: "WITH moved (chain, head, next_sequence, at) AS (",
     after: ") UPDATE chains AS c SET head = moved.head, next_sequence = moved.next_sequence, at = moved.at
         FROM moved WHERE c.chain = moved.chain AND c.next_sequence < moved.next_sequence",
@@ -527,8 +531,8 @@ impl Tx {
     pub(crate) async fn write_trail(&mut self) -> Result<(), Fault> {
         let mut script = Script::default();
         let written = self.trail_all(&mut script);
-        self.run(script).await?;
-        self.count(written).await
+        self.count(written, &mut script);
+        self.run(script).await
     }
 
     /// Adds to a script what was appended and is not written; answers how many entries that is, for [`Self::count`].

@@ -18,6 +18,8 @@ use crate::{
 
 /// How far the clock may run away from the time since boot.
 const SKEW_MAX: TimeDelta = TimeDelta::seconds(60);
+/// How long what was seen of the clock is new enough.
+const NOTE_AFTER: TimeDelta = TimeDelta::seconds(1);
 
 /// How far a ledger's past reaches; kept outside it, beside each archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,17 +106,22 @@ impl Tx {
         let now = self.since_boot();
         let seen = self.sql(&SEEN).bind(&now.boot).optional().await?;
         let at = self.at();
+        // Noted again only after a while: all workers of a machine note it in the same row, and would wait for each other's commits.
+        let mut just_seen = false;
         let mut jumped = match &seen {
             None => false,
             Some(row) => {
                 let cells = Cells::new(row, "witness", "boot");
                 let (seen, boot, elapsed) = (cells.at("at")?, cells.get::<String>("boot")?, cells.span("elapsed")?);
+                just_seen = boot == now.boot && at >= seen && at - seen < NOTE_AFTER && now.elapsed - elapsed < NOTE_AFTER;
                 if boot == now.boot { at - seen > now.elapsed - elapsed + SKEW_MAX } else { at - seen > gap_max }
             }
         };
         // The database's clock and this machine's are two: where they disagree, one of them is wrong.
         jumped |= self.skew().abs() > SKEW_MAX;
-        self.sql(&SEE).bind(at).bind(&now.boot).bind(now.elapsed.num_microseconds().unwrap_or(i64::MAX)).one().await?;
+        if !just_seen {
+            self.sql(&SEE).bind(at).bind(&now.boot).bind(now.elapsed.num_microseconds().unwrap_or(i64::MAX)).one().await?;
+        }
         let is_news = jumped && self.sql(&SUSPECT).bind(at).run().await? == 1;
         // Read again: where several write at the same time, another one may have noticed it after this transaction read its facts.
         let is_suspect = is_news || self.witness().await?.clock_suspect_since.is_some();

@@ -15,6 +15,8 @@ mod support;
 
 mod cluster;
 mod floor;
+mod floor_on_postgres;
+mod idle;
 mod kills;
 mod large_plane;
 mod median;
@@ -22,23 +24,20 @@ mod planes;
 mod power;
 mod steps;
 mod waiting;
+mod wal;
 
 use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const NAMES: [&str; 10] = [
-    "cluster",
-    "kills",
-    "large_plane",
-    "power",
-    "waiting",
-    "sqlite_steps_unbatched",
-    "sqlite_steps_batched",
-    "archive",
-    "purge_partition",
-    "neighbours",
-];
+const SOAKS: [&str; 5] = ["cluster", "kills", "large_plane", "power", "waiting"];
+
+const BENCHES: [&str; 6] = ["claim_scale", "idle_step", "wal_per_offboarding", "archive", "purge_partition", "neighbours"];
+
+/// Everything there is, soaks first.
+fn names() -> impl Iterator<Item = &'static str> {
+    SOAKS.into_iter().chain(BENCHES).chain(steps::PLANS.iter().map(|plan| plan.name))
+}
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -85,6 +84,11 @@ impl Options {
     }
 }
 
+/// A whole name means that one alone, a part all that have it.
+fn is_meant(part: &str, name: &str) -> bool {
+    name == part || name.contains(part) && names().all(|other| other != part)
+}
+
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is not a number: soak [--share 0.01] [--seed N] [NAME…]"))
 }
@@ -96,12 +100,16 @@ async fn run(name: &str, options: Options) -> Json {
         "large_plane" => large_plane::soak(&options).await,
         "power" => power::soak(&options).await,
         "waiting" => waiting::soak(&options).await,
-        "sqlite_steps_unbatched" => steps::bench("sqlite_steps_unbatched", 1, &options).await,
-        "sqlite_steps_batched" => steps::bench("sqlite_steps_batched", 200, &options).await,
+        "claim_scale" => waiting::on_postgres(&options).await,
+        "idle_step" => idle::bench(&options).await,
+        "wal_per_offboarding" => wal::bench(&options).await,
         "archive" => planes::archive(&options).await,
         "purge_partition" => planes::purge_partition(&options).await,
         "neighbours" => planes::neighbours(&options).await,
-        other => panic!("there is no soak {other}"),
+        other => match steps::PLANS.into_iter().find(|plan| plan.name == other) {
+            Some(plan) => steps::bench(plan, &options).await,
+            None => panic!("there is no soak {other}"),
+        },
     }
 }
 
@@ -114,9 +122,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let asked = |name: &str| options.names.is_empty() || options.names.iter().any(|part| name.contains(part.as_str()));
+    let asked = |name: &str| options.names.is_empty() || options.names.iter().any(|part| is_meant(part, name));
     let (mut passed, mut failed) = (0, 0);
-    for name in NAMES.iter().filter(|name| asked(name)) {
+    for name in names().filter(|name| asked(name)) {
         if options.list {
             println!("{name}: test");
             continue;

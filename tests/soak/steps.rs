@@ -1,10 +1,10 @@
-//! Durable steps a second on SQLite, against the least SQL that could be written for them, on the same disk in the same run.
+//! Durable steps a second, against the least SQL that could be written for them, on the same disk or server in the same run.
 //!
-//! The rule: everything is as in production except the handlers, which do nothing: gate, epochs, leases, hash chains, synchronous=FULL.
-//! Lethe and the floor take turns, so that whatever else the machine does hits both.
+//! The rule: everything is as in production except the handlers, which do nothing: gate, epochs, leases, hash chains, durable commits.
+//! Lethe and the floor take turns, so that whatever else the machine does hits both. On PostgreSQL both use the same server and the same
+//! number of connections, each in a database of its own.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,28 +25,57 @@ use lethe_worker::{
     world::RealWorld,
 };
 use serde_json::{Value as Json, json};
+use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::{Options, floor::Floor, median::rounded};
+use crate::{Options, floor::Floor, floor_on_postgres::PostgresFloor, median::rounded, support::ledger::TestDatabase};
 
 /// Deregister, verify, deactivate, export, evict; the purge then waits for its retention.
 pub const STEPS: usize = 5;
 const TURNS: usize = 5;
-const WORKER: &str = "worker-soak";
 /// What Lethe must reach of the floor.
 const RATIO_MIN: f64 = 0.6;
 
-pub async fn bench(name: &str, batch: usize, options: &Options) -> Json {
-    let each = options.sized(2_000, 20).div_ceil(TURNS);
-    let dir = tempfile::tempdir().expect("a folder");
-    let lethe = Lethe::new(dir.path()).await;
-    let mut floor = Floor::new(&dir.path().join("floor.db")).await;
+/// What a bench of steps is to do.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub name: &'static str,
+    pub on_postgres: bool,
+    /// Offboardings at full share.
+    pub offboardings: usize,
+    /// Steps in one transaction.
+    pub batch: usize,
+    /// Transactions at a time.
+    pub workers: usize,
+}
+
+const fn plan(name: &'static str, on_postgres: bool, offboardings: usize, batch: usize, workers: usize) -> Plan {
+    Plan { name, on_postgres, offboardings, batch, workers }
+}
+
+pub const PLANS: [Plan; 6] = [
+    plan("sqlite_steps_unbatched", false, 2_000, 1, 1),
+    plan("sqlite_steps_batched", false, 2_000, 200, 1),
+    plan("steps_unbatched", true, 2_000, 1, 8),
+    plan("steps_batched", true, 2_000, 200, 4),
+    plan("steps_unbatched_20000", true, 20_000, 1, 8),
+    plan("steps_batched_20000", true, 20_000, 200, 4),
+];
+
+pub async fn bench(plan: Plan, options: &Options) -> Json {
+    let Plan { name, batch, workers, .. } = plan;
+    let each = options.sized(plan.offboardings, 20).div_ceil(TURNS);
+    let (site, lethe) = Lethe::new(plan.on_postgres).await;
+    let mut floor = match &site.floor {
+        Some(floor) => AnyFloor::Postgres(PostgresFloor::new(floor, workers).await),
+        None => AnyFloor::Sqlite(Floor::new(&site.dir.path().join("floor.db")).await),
+    };
     let (mut lethe_time, mut floor_time) = (Duration::ZERO, Duration::ZERO);
     for turn in 0..TURNS {
         lethe.request(turn, each).await;
         floor.request(turn, each).await;
         let began = Instant::now();
-        let done = lethe.work(batch).await;
+        let done = lethe.work(batch, workers).await;
         lethe_time += began.elapsed();
         assert_eq!(done, each * STEPS, "every step of every offboarding was recorded");
         let began = Instant::now();
@@ -58,33 +87,68 @@ pub async fn bench(name: &str, batch: usize, options: &Options) -> Json {
     let (value, floor) = (steps / lethe_time.as_secs_f64(), steps / floor_time.as_secs_f64());
     let ratio = value / floor;
     json!({
-        "bench": name, "share": options.share, "steps": steps, "batch": batch, "value": rounded(value, 0),
+        "bench": name, "share": options.share, "steps": steps, "batch": batch, "connections": workers, "value": rounded(value, 0),
         "floor": rounded(floor, 0), "ratio": rounded(ratio, 3), "ratio_min": RATIO_MIN,
         "met": !options.is_full() || ratio >= RATIO_MIN,
     })
 }
 
-struct Lethe {
-    ledger: Ledger,
-    manager: KnowledgeLifecycleManager,
+enum AnyFloor {
+    Sqlite(Floor),
+    Postgres(PostgresFloor),
+}
+
+impl AnyFloor {
+    async fn request(&mut self, turn: usize, planes: usize) {
+        match self {
+            AnyFloor::Sqlite(floor) => floor.request(turn, planes).await,
+            AnyFloor::Postgres(floor) => floor.request(turn, planes).await,
+        }
+    }
+
+    async fn work(&mut self, batch: usize) {
+        match self {
+            AnyFloor::Sqlite(floor) => floor.work(batch).await,
+            AnyFloor::Postgres(floor) => floor.work(batch).await,
+        }
+    }
+}
+
+/// Where a bench's ledger is, and the floor beside it. It goes when the bench has ended.
+pub struct Site {
+    dir: TempDir,
+    pub lethe: Option<TestDatabase>,
+    pub floor: Option<TestDatabase>,
+}
+
+pub struct Lethe {
+    pub ledger: Ledger,
+    pub manager: Arc<KnowledgeLifecycleManager>,
     tenant: Uuid,
 }
 
 impl Lethe {
-    async fn new(dir: &Path) -> Self {
-        let url = format!("sqlite:{}", dir.join("lethe.db").display());
-        let options = OpenOptions { url, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
-        let ledger = Ledger::migrate(options, false).await.expect("a ledger");
+    pub async fn new(on_postgres: bool) -> (Site, Self) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let (lethe, floor, ledger) = if on_postgres {
+            let (lethe, floor) = (TestDatabase::migrated().await, TestDatabase::empty().await);
+            let named = OpenOptions { url: lethe.url(), clock: clock.clone(), entropy: entropy.clone() };
+            Ledger::migrate(named, false).await.expect("a ledger").close().await;
+            let ledger = open(lethe.app_url()).await;
+            (Some(lethe), Some(floor), ledger)
+        } else {
+            let url = format!("sqlite:{}", dir.path().join("lethe.db").display());
+            (None, None, Ledger::migrate(OpenOptions { url, clock, entropy }, false).await.expect("a ledger"))
+        };
         let tenant = ledger.transact(async |tx: &mut Tx| tx.insert_tenant("acme").await).await.expect("a tenant").into_inner().id;
         let config = Arc::new(Config::load(None).expect("a configuration"));
-        let handlers = Stage::ALL.iter().map(|stage| Arc::new(NoWork(*stage)) as Arc<dyn StageHandler>).collect();
-        let stages = StageRegistry::new(handlers).expect("five stages");
-        let manager = KnowledgeLifecycleManager::new(ledger.clone(), config, stages, Arc::new(RealWorld::default()));
-        Self { ledger, manager, tenant }
+        let manager = KnowledgeLifecycleManager::new(ledger.clone(), config, no_work(), Arc::new(RealWorld::default()));
+        (Site { dir, lethe, floor }, Self { ledger, manager: Arc::new(manager), tenant })
     }
 
     /// So many planes, each with an offboarding whose first step is due.
-    async fn request(&self, turn: usize, planes: usize) {
+    pub async fn request(&self, turn: usize, planes: usize) {
         let requested = self.ledger.transact(async |tx: &mut Tx| {
             for number in 0..planes {
                 let plane = NewPlane {
@@ -109,20 +173,10 @@ impl Lethe {
         requested.await.expect("request").into_inner();
     }
 
-    /// Works until nothing is due, as the runner does with so many slots. Answers how many steps were recorded.
-    async fn work(&self, batch: usize) -> usize {
-        let mut steps = 0;
-        let (mut claimed, _) = self.manager.claim(batch, WORKER, None).await.expect("claim");
-        while !claimed.is_empty() {
-            let mut finished = Vec::with_capacity(claimed.len());
-            for run in &claimed {
-                finished.push(self.manager.perform(run).await);
-            }
-            let turn = self.manager.turn(&finished, batch, WORKER, None).await.expect("record and claim");
-            steps += turn.recorded.iter().filter(|result| **result == RecordResult::Recorded).count();
-            claimed = turn.claimed;
-        }
-        steps
+    /// Works until nothing is due, as so many processes do with so many slots each. Answers how many steps were recorded.
+    pub async fn work(&self, batch: usize, workers: usize) -> usize {
+        let workers = (0..workers).map(|number| tokio::spawn(work(self.manager.clone(), batch, format!("worker-soak-{number}"))));
+        futures::future::join_all(workers).await.into_iter().map(|steps| steps.expect("a worker")).sum()
     }
 
     /// Nothing was skipped on the way.
@@ -137,6 +191,33 @@ impl Lethe {
         // Its registration, two entries a step, and three that move a plane.
         assert_eq!(verified.entries as usize, planes * (1 + 2 * STEPS + 3));
     }
+}
+
+async fn work(manager: Arc<KnowledgeLifecycleManager>, batch: usize, worker: String) -> usize {
+    let mut steps = 0;
+    let (mut claimed, _) = manager.claim(batch, &worker, None).await.expect("claim");
+    while !claimed.is_empty() {
+        let mut finished = Vec::with_capacity(claimed.len());
+        for run in &claimed {
+            finished.push(manager.perform(run).await);
+        }
+        let turn = manager.turn(&finished, batch, &worker, None).await.expect("record and claim");
+        steps += turn.recorded.iter().filter(|result| **result == RecordResult::Recorded).count();
+        claimed = turn.claimed;
+    }
+    steps
+}
+
+/// A ledger that has been migrated, as each process opens it.
+pub async fn open(url: String) -> Ledger {
+    let options = OpenOptions { url, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    Ledger::open(options).await.expect("the ledger")
+}
+
+/// Handlers that find nothing to do.
+pub fn no_work() -> StageRegistry {
+    let handlers = Stage::ALL.iter().map(|stage| Arc::new(NoWork(*stage)) as Arc<dyn StageHandler>).collect();
+    StageRegistry::new(handlers).expect("five stages")
 }
 
 fn terms(tx: &Tx, plane_id: Uuid, tenant_id: Uuid) -> NewOffboarding {

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::{
     Options,
     median::{median, rounded},
-    support::{beginning, knowledge},
+    support::{beginning, knowledge, ledger::TestDatabase},
 };
 
 const DUE: usize = 100;
@@ -42,6 +42,42 @@ pub async fn soak(options: &Options) -> Json {
     let small = |line: &str| ["SCAN w", "SCAN b"].contains(&line) || line.starts_with("SCAN pauses ");
     assert!(!plan.iter().any(|line| line.starts_with("SCAN") && !small(line)), "a claim walks a table: {plan:#?}");
 
+    let (few_time, many_time) = compare(&few_waiting, &many_waiting).await;
+    let ratio = many_time.as_secs_f64() / few_time.as_secs_f64();
+    json!({
+        "soak": "waiting", "share": options.share, "waiting": many, "claimed": DUE, "claim_ms": ms(many_time),
+        "claim_ms_among_1000": ms(few_time), "ratio": rounded(ratio, 2), "ratio_max": RATIO_MAX,
+        "met": !options.is_full() || ratio <= RATIO_MAX,
+    })
+}
+
+/// The same on PostgreSQL.
+pub async fn on_postgres(options: &Options) -> Json {
+    let many = options.sized(1_000_000, FEW);
+    let (few_database, few_waiting) = among_on_postgres(FEW).await;
+    let (many_database, many_waiting) = among_on_postgres(many).await;
+    let plan = many_waiting.1.transact(async |tx: &mut Tx| tx.claim_plans().await).await.expect("explain the claim").into_inner();
+    for plan in plan {
+        let walked = |line: &&String| line.contains("Seq Scan");
+        assert_eq!(plan.iter().find(walked), None, "a claim walks a table: {plan:#?}");
+    }
+    let (few_time, many_time) = compare(&few_waiting, &many_waiting).await;
+    let ratio = many_time.as_secs_f64() / few_time.as_secs_f64();
+    few_waiting.1.close().await;
+    many_waiting.1.close().await;
+    drop((few_database, many_database));
+    json!({
+        "bench": "claim_scale", "share": options.share, "waiting": many, "claimed": DUE, "value": ms(many_time), "floor": ms(few_time),
+        "unit": "ms", "ratio": rounded(ratio, 2), "ratio_max": RATIO_MAX, "met": !options.is_full() || ratio <= RATIO_MAX,
+    })
+}
+
+fn ms(time: Duration) -> f64 {
+    rounded(time.as_secs_f64() * 1000.0, 2)
+}
+
+/// The middle of what a claim takes, here and there in turns.
+async fn compare(few_waiting: &Queue, many_waiting: &Queue) -> (Duration, Duration) {
     let (mut few_times, mut many_times) = (Vec::new(), Vec::new());
     // The first round warms both up.
     for round in 0..=ROUNDS {
@@ -51,14 +87,7 @@ pub async fn soak(options: &Options) -> Json {
             many_times.push(many);
         }
     }
-    let (few_time, many_time) = (median(few_times), median(many_times));
-    let ratio = many_time.as_secs_f64() / few_time.as_secs_f64();
-    let ms = |time: Duration| rounded(time.as_secs_f64() * 1000.0, 2);
-    json!({
-        "soak": "waiting", "share": options.share, "waiting": many, "claimed": DUE, "claim_ms": ms(many_time),
-        "claim_ms_among_1000": ms(few_time), "ratio": rounded(ratio, 2), "ratio_max": RATIO_MAX,
-        "met": !options.is_full() || ratio <= RATIO_MAX,
-    })
+    (median(few_times), median(many_times))
 }
 
 struct Queue(KnowledgeLifecycleManager, Ledger);
@@ -87,11 +116,65 @@ async fn among(file: &Path, waiting: usize) -> Queue {
     };
     let ledger = Ledger::migrate(options, false).await.expect("a ledger");
     fill(file, waiting).await;
-    let config = Arc::new(Config::load(None).expect("a configuration"));
-    Queue(
-        KnowledgeLifecycleManager::new(ledger.clone(), config, StageRegistry::standard(), Arc::new(RealWorld::default())),
-        ledger,
-    )
+    Queue::over(ledger)
+}
+
+async fn among_on_postgres(waiting: usize) -> (TestDatabase, Queue) {
+    let database = TestDatabase::migrated().await;
+    let options =
+        |url| OpenOptions { url, clock: Arc::new(ManualClock::at(beginning())), entropy: Arc::new(SeededEntropy::new(7)) };
+    Ledger::migrate(options(database.url()), false).await.expect("a ledger").close().await;
+    fill_on_postgres(&database, waiting).await;
+    let ledger = Ledger::open(options(database.app_url())).await.expect("the ledger");
+    (database, Queue::over(ledger))
+}
+
+impl Queue {
+    fn over(ledger: Ledger) -> Self {
+        let config = Arc::new(Config::load(None).expect("a configuration"));
+        let world = Arc::new(RealWorld::default());
+        Self(KnowledgeLifecycleManager::new(ledger.clone(), config, StageRegistry::standard(), world), ledger)
+    }
+}
+
+/// The same rows on PostgreSQL, with the chains that several writers lock.
+async fn fill_on_postgres(database: &TestDatabase, waiting: usize) {
+    let mut db = database.connect().await;
+    let (due, now) = (DUE * (ROUNDS + 1), format!("'{}'::timestamptz", beginning().to_rfc3339()));
+    let rows = format!("generate_series(1, {}) AS n", waiting + due);
+    let id = |kind: u8| format!("(lpad(to_hex(n), 8, '0') || '-0000-7000-800{kind}-' || lpad(to_hex(n), 12, '0'))::uuid");
+    let (plane, offboarding, run) = (id(1), id(2), id(3));
+    let tenant = "'00000000-0000-7000-8000-000000000000'";
+    let until = format!(
+        "CASE WHEN n <= {due} THEN {now} - interval '1 s' ELSE {now} + interval '7 days' END + n * interval '1 microsecond'"
+    );
+    for statement in [
+        // The rows refer to each other as they should: nobody needs to look.
+        "SET session_replication_role = replica".to_owned(),
+        format!("INSERT INTO tenants VALUES ({tenant}, 'acme', 'active', {now})"),
+        format!(
+            "INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at)
+             SELECT {plane}, {tenant}, 'plane-' || n, 'PENDING_DEACTIVATE', 1, true, 'file:///archive',
+                '00000000-0000-7000-8000-000000000009', false, {now} FROM {rows}"
+        ),
+        format!("INSERT INTO chains SELECT 'plane:' || {plane}, 'sha256:00', 4, {now} FROM {rows}"),
+        format!(
+            "INSERT INTO offboardings (id, plane_id, tenant_id, plan_version, status, ground, reason, requested_by, terms_digest,
+                grace_access, evict, grace_us, archive_delay_us, retention_us, usage_unknown_accepted, requested_at, received_at,
+                grace_until, round, salt)
+             SELECT {offboarding}, {plane}, {tenant}, 1, 'open', 'internal', 'done', 'user:alice', 'sha256:00', 'read_only',
+                'after_archive', 604800000000, 0, 0, true, {now}, {now}, {until}, 0, decode(repeat('00', 32), 'hex') FROM {rows}"
+        ),
+        format!(
+            "INSERT INTO stage_runs (id, offboarding_id, plane_id, tenant_id, step, status, due_at, attempt, interruptions, enqueued_at)
+             SELECT {run}, {offboarding}, {plane}, {tenant}, 'verify', 'queued', {until}, 0, 0, {now} FROM {rows}"
+        ),
+        "VACUUM ANALYZE".to_owned(),
+        "CHECKPOINT".to_owned(),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut db).await.expect("fill the ledger");
+    }
+    db.close().await.expect("close");
 }
 
 /// Rows as deregister leaves them; the first ones are due, the others wait for a week and more.
