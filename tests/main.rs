@@ -36,6 +36,7 @@ mod path;
 mod pause;
 mod pgvector;
 mod power;
+mod protocol;
 mod queue;
 mod refusals;
 mod restore;

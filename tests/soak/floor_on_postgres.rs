@@ -37,6 +37,7 @@ impl PostgresFloor {
         for _ in 0..connections {
             open.push(database.connect().await);
         }
+        lethe_nodelay::set();
         open[0].execute(SCHEMA).await.expect("create the floor's tables");
         Self { connections: open, planes: Vec::new(), next_job: 0 }
     }

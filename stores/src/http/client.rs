@@ -218,18 +218,21 @@ pub(crate) fn refused_by(doing: &str, status: StatusCode, said: &str) -> PortErr
 
 fn unreachable(doing: &str, error: &(dyn Error + 'static)) -> PortError {
     let mut said = error.to_string();
-    let mut untrusted = false;
     let mut cause = error.source();
     while let Some(next) = cause {
-        // hyper wraps what rustls said into an input-output error, which shows it in its text and not as its source.
-        let inner = next.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| next.downcast_ref());
-        untrusted |= matches!(tls, Some(rustls::Error::InvalidCertificate(_)));
         said = format!("{said}: {next}");
         cause = next.source();
     }
     let message = format!("{doing}: {said}");
-    if untrusted { PortError::Permanent(message) } else { PortError::Transient(message) }
+    if is_untrusted(error) { PortError::Permanent(message) } else { PortError::Transient(message) }
+}
+
+/// Whether a certificate was refused. An input-output error shows what it wraps in its text, and not as its source.
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+        || wrapped.is_some_and(|wrapped| is_untrusted(wrapped))
+        || error.source().is_some_and(is_untrusted)
 }
 
 fn late(doing: &str) -> PortError {
