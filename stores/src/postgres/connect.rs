@@ -32,12 +32,26 @@ pub(super) const WRITING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRI
 pub(super) async fn connect(server: &Server) -> Result<PgConnection, PortError> {
     let doing = format!("connect to {}", server.shown());
     let options = server.options()?;
-    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-        Ok(connected) => {
-            lethe_nodelay::set();
-            connected.map_err(failed(doing))
-        }
+    match tokio::time::timeout(CONNECT_TIMEOUT, at_once(PgConnection::connect_with(&options))).await {
+        Ok(connected) => connected.map_err(failed(doing)),
         Err(_) => Err(PortError::Transient(format!("{doing}: no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+    }
+}
+
+/// Connects, with [`lethe_nodelay::set`] as soon as there is a socket: TLS and the password's proof are several messages, of which each
+/// would wait for an acknowledgement.
+async fn at_once<T>(connecting: impl Future<Output = T>) -> T {
+    tokio::pin!(connecting);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        tokio::select! {
+            connected = &mut connecting => {
+                lethe_nodelay::set();
+                return connected;
+            }
+            () = tokio::time::sleep(pause) => lethe_nodelay::set(),
+        }
+        pause *= 2;
     }
 }
 
