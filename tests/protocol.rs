@@ -84,13 +84,22 @@ async fn a_certificate_must_be_signed_by_whom_is_trusted() {
 
 /// A server that gives every request this answer.
 fn answering(answer: &'static str) -> String {
+    answering_in_pieces(vec![answer])
+}
+
+/// The same, in pieces that arrive one after the other.
+fn answering_in_pieces(pieces: Vec<&'static str>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut asked = [0; 4096];
             let _ = stream.read(&mut asked);
-            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.set_nodelay(true);
+            for piece in &pieces {
+                let _ = stream.write_all(piece.as_bytes());
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
         }
     });
     url
@@ -128,6 +137,9 @@ async fn an_answer_that_was_cut_off_is_asked_for_again_and_never_taken_for_fewer
         let error = open(&answering(Box::leak(answer.into_boxed_str()))).page(None, ALL).await.expect_err(line);
         assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains(said), "{line}: {error}");
     }
+    let refusal = ["HTTP/1.1 409 No\r\ncontent-length: 48\r\n\r\n{\"error\": \"stale", "_epoch\", \"mine\": 3, \"seen\": 4}  "];
+    let error = open(&answering_in_pieces(refusal.into())).page(None, ALL).await.expect_err("a refusal");
+    assert!(matches!(error, PortError::StaleEpoch { mine: 3, seen: 4 }), "read whole, however it arrives: {error}");
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let error = open(&format!("http://{nobody}")).count().await.expect_err("nobody is there");
     assert!(matches!(error, PortError::Transient(_)), "{error}");

@@ -94,6 +94,14 @@ pub struct Erased {
     pub changed: u64,
 }
 
+impl std::ops::AddAssign for Erased {
+    fn add_assign(&mut self, other: Self) {
+        self.erased += other.erased;
+        self.absent += other.absent;
+        self.changed += other.changed;
+    }
+}
+
 /// How a store was asked after its records, and what it said.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EmptinessProof {

@@ -81,7 +81,10 @@ pub(super) async fn remove_exported(
                 sum.erased = erased;
                 context.progress.report(binding, "erased", erased, total);
             }
-            None => record_by_record(context, permit, manifest, binding, bound, &mut sum).await?,
+            None if manifest.contents == Contents::Records => {
+                by_parts(context, permit, exported, binding, bound, &mut sum).await?
+            }
+            None => by_inventory(context, permit, exported, binding, bound, &mut sum).await?,
         }
     }
     Ok(Removed {
@@ -114,21 +117,6 @@ async fn at_once(
         reached(CrashPoint::EvictBatchErased);
     }
     Ok(erased)
-}
-
-async fn record_by_record(
-    context: &StageContext,
-    permit: &Permit,
-    manifest: &Manifest,
-    binding: usize,
-    bound: &BoundStore,
-    sum: &mut Erased,
-) -> Result<(), StageError> {
-    let exported = store_of(manifest, binding)?;
-    match manifest.contents {
-        Contents::Records => by_parts(context, permit, exported, binding, bound, sum).await,
-        Contents::Inventory => by_inventory(context, permit, exported, binding, bound, sum).await,
-    }
 }
 
 async fn by_parts(
@@ -208,9 +196,7 @@ async fn erase(
 ) -> Result<(), StageError> {
     let erased = bound.store.erase(permit, batch, context.digest_salt()).await;
     let erased = erased.map_err(|error| StageError::port(&format!("erase from store {}", bound.name), error))?;
-    sum.erased += erased.erased;
-    sum.absent += erased.absent;
-    sum.changed += erased.changed;
+    *sum += erased;
     reached(CrashPoint::EvictBatchErased);
     Ok(())
 }

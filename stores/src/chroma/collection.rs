@@ -216,6 +216,15 @@ fn read(got: Got, doing: &str) -> Result<Vec<Record>, PortError> {
     Ok(records)
 }
 
+/// The ids that keys are.
+pub(super) fn ids_of<'k>(keys: impl Iterator<Item = &'k Key>, doing: &str) -> Result<Vec<String>, PortError> {
+    let id = |key: &Key| match key {
+        Key::Text(id) => Ok(id.clone()),
+        other => Err(PortError::Permanent(format!("{doing}: {other} is no id of Chroma's: those are texts"))),
+    };
+    keys.map(id).collect()
+}
+
 /// Numbers as float32, little-endian: what Chroma keeps.
 pub(super) fn vector(numbers: &[Option<f64>]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.map_or(f32::NAN, |number| number as f32).to_le_bytes()).collect()

@@ -6,18 +6,17 @@
 
 use std::collections::HashMap;
 
-use hyper::Method;
 use lethe_stages::{
     Permit,
     ports::{Erased, PortError},
-    record::{Key, RecordDigest, Salt, Value},
+    record::{Key, Record, RecordDigest, Salt, Value},
 };
 use serde_json::{Value as Json, json};
 
 use super::{
     EMBEDDING,
     api::{Api, Collection},
-    collection::{BLANK, RECORDS, Scope},
+    collection::{BLANK, RECORDS, Scope, ids_of},
     fence,
 };
 use crate::verdict;
@@ -43,13 +42,9 @@ pub(super) async fn erase(
     };
     let left: Vec<_> = finish(api, scope, collection, &doing).await?;
     for batch in rows.chunks(RECORDS) {
-        let ids: Vec<String> =
-            batch.iter().filter_map(|(key, _)| if let Key::Text(id) = key { Some(id.clone()) } else { None }).collect();
-        if ids.len() != batch.len() {
-            return Err(PortError::Permanent(format!("{doing}: a key is no id of Chroma's: those are texts")));
-        }
+        let ids = ids_of(batch.iter().map(|(key, _)| key), &doing)?;
         let records = scope.records(api, &ids).await?;
-        let dimension = |record: &lethe_stages::record::Record| match &record.values[EMBEDDING] {
+        let dimension = |record: &Record| match &record.values[EMBEDDING] {
             Value::Blob(bytes) => bytes.len() / 4,
             _ => 0,
         };
@@ -77,8 +72,7 @@ async fn overwrite_and_delete(
     if blank.is_empty() {
         return Ok(0);
     }
-    let ids: Vec<String> =
-        blank.iter().filter_map(|(key, _)| if let Key::Text(id) = key { Some(id.clone()) } else { None }).collect();
+    let ids = ids_of(blank.iter().map(|(key, _)| key), doing)?;
     // Not all zero: a vector of no length has no cosine.
     let unit = |dimension: usize| (0..dimension).map(|place| if place == 0 { 1.0_f32 } else { 0.0 }).collect::<Vec<_>>();
     let vectors: Vec<_> = blank.iter().map(|(_, dimension)| unit(*dimension)).collect();
@@ -114,20 +108,21 @@ pub(super) async fn scrub(api: &Api, scope: &Scope, permit: &Permit) -> Result<J
     let remains = "what was deleted stays in free pages of the server's chroma.sqlite3 until `chroma vacuum` is run there or the pages are \
                    used again; trigrams of deleted texts stay in its text index until that is optimised; vectors that users themselves \
                    deleted before stay in the index files of the collection";
+    let mut said = json!({"vectors": "overwritten before they were deleted", "log": "purged", "remains": remains});
+    let mut is_gone = scope.collection.is_none();
     if let Some(collection) = &scope.collection {
         finish(api, scope, collection, &doing).await?;
         flush(api, collection, &doing).await?;
-        let owned = scope.plane.is_none();
-        if let (true, Some(fence)) = (owned && api.count(collection, &doing).await? == 0, &scope.fence) {
+        let empty = scope.plane.is_none() && api.count(collection, &doing).await? == 0;
+        if let Some(fence) = scope.fence.as_ref().filter(|_| empty) {
             fence::dropping(api, scope, fence, &doing).await?;
             api.drop_collection(&scope.name, &doing).await?;
-        } else {
-            return Ok(
-                json!({"vectors": "overwritten before they were deleted", "index": "written anew", "log": "purged", "remains": remains}),
-            );
+            is_gone = true;
         }
     }
-    Ok(json!({"vectors": "overwritten before they were deleted", "collection": "dropped", "log": "purged", "remains": remains}))
+    let (what, became) = if is_gone { ("collection", "dropped") } else { ("index", "written anew") };
+    said[what] = json!(became);
+    Ok(said)
 }
 
 /// Deletes ids that nobody has, as many as it takes for the server to write its index to disk and to cut its log.
@@ -142,5 +137,6 @@ async fn flush(api: &Api, collection: &Collection, doing: &str) -> Result<(), Po
     }
     // The log is cut when the next entry comes.
     api.on(collection, "delete", &json!({"ids": ["lethe-scrub"]}), doing).await?;
-    api.ask(Method::GET, &api.path(&format!("/collections/{}/count", collection.id)), None, doing).await.map(drop)
+    // It is a read that makes the server apply its log to the index.
+    api.count(collection, doing).await.map(drop)
 }

@@ -127,7 +127,7 @@ pub(super) async fn dropping(api: &Api, scope: &Scope, fence: &Row, doing: &str)
 }
 
 /// The canary, without the plane's value: it stays in the trail for ever.
-pub(super) fn canary(row: &Row) -> Json {
+pub(super) fn canary(row: &Row) -> String {
     let FenceRow { mode, epoch, plane_id, .. } = &row.row;
-    json!(format!("record of {FENCE} for plane {plane_id}, mode {mode}, epoch {epoch}, collection {}", row.collection_id))
+    format!("record of {FENCE} for plane {plane_id}, mode {mode}, epoch {epoch}, collection {}", row.collection_id)
 }

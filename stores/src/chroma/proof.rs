@@ -5,7 +5,7 @@
 
 use lethe_stages::{
     ports::{EmptinessProof, PortError},
-    record::{Key, Record, Value},
+    record::{Record, Value},
 };
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     EMBEDDING, METADATA,
     api::{Api, Collection},
-    collection::{RECORDS, Scope, vector as as_bytes},
+    collection::{RECORDS, Scope, ids_of, vector as as_bytes},
     fence,
 };
 use crate::verdict::{different, identical};
@@ -58,14 +58,13 @@ pub(super) async fn prove_empty(
         keys_found,
         vectors_probed: known.len() as u64,
         vectors_found,
-        canary: fence::canary(fence).as_str().unwrap_or_default().to_owned(),
+        canary: fence::canary(fence),
     })
 }
 
 /// How many samples are in the collection under their ids, with their content, whatever plane they say they are of.
 async fn still_there(api: &Api, scope: &Scope, samples: &[Record]) -> Result<u64, PortError> {
-    let ids: Vec<String> =
-        samples.iter().filter_map(|sample| if let Key::Text(id) = &sample.key { Some(id.clone()) } else { None }).collect();
+    let ids = ids_of(samples.iter().map(|sample| &sample.key), &api.doing("look for", &scope.name))?;
     let found = scope.anywhere(api, &ids).await?;
     let plain = |record: &Record| without_plane(scope, &record.values[METADATA]);
     let same = |sample: &Record, seen: &Record| {

@@ -44,6 +44,18 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    async fn whole(response: hyper::Response<Incoming>, doing: &str) -> Result<Self, PortError> {
+        let (status, mut lines) = (response.status(), Lines::of(response, doing));
+        let mut whole = BytesMut::new();
+        while let Some(piece) = lines.piece().await? {
+            whole.extend_from_slice(&piece);
+            if whole.len() > BODY_MAX {
+                return Err(too_long(doing));
+            }
+        }
+        Ok(Self { status, body: whole.freeze() })
+    }
+
     /// Its body as JSON.
     pub(crate) fn json(&self, doing: &str) -> Result<Json, PortError> {
         serde_json::from_slice(&self.body)
@@ -94,15 +106,7 @@ impl Client {
     /// Asks, and reads the whole answer, whatever its status.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Json>, doing: &str) -> Result<Reply, PortError> {
         let response = self.begin(method, path, body, doing).await?;
-        let (status, mut lines) = (response.status(), Lines::of(response, doing));
-        let mut whole = BytesMut::new();
-        while let Some(piece) = lines.piece().await? {
-            whole.extend_from_slice(&piece);
-            if whole.len() > BODY_MAX {
-                return Err(too_long(doing));
-            }
-        }
-        Ok(Reply { status, body: whole.freeze() })
+        Reply::whole(response, doing).await
     }
 
     /// Posts, and reads the answer line by line where it is 200; any other is the error of `refusal`.
@@ -117,9 +121,7 @@ impl Client {
         if response.status() == StatusCode::OK {
             return Ok(Lines::of(response, doing));
         }
-        let (status, mut lines) = (response.status(), Lines::of(response, doing));
-        let body = lines.piece().await?.unwrap_or_default();
-        Err(refusal(doing, &Reply { status, body }))
+        Err(refusal(doing, &Reply::whole(response, doing).await?))
     }
 }
 

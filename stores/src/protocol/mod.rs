@@ -243,10 +243,7 @@ impl KnowledgeStore for ProtocolStore {
         let unchanged = verdict::unchanged(rows, found, &mut sum);
         let unchanged: Vec<_> = unchanged.into_iter().filter_map(|key| Some((key.clone(), versions.remove(key)?))).collect();
         if !unchanged.is_empty() {
-            let went = self.delete_over(&client, permit, &unchanged, &doing).await?;
-            sum.erased += went.erased;
-            sum.absent += went.absent;
-            sum.changed += went.changed;
+            sum += self.delete_over(&client, permit, &unchanged, &doing).await?;
         }
         Ok(sum)
     }
