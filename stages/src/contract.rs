@@ -90,6 +90,41 @@ pub struct Facts {
     pub restore_pending: bool,
 }
 
+impl Facts {
+    /// Of an active tenant's plane with which nothing has begun: nobody uses it, nothing holds it, no deadline runs, nothing is approved.
+    pub fn unbegun(at: DateTime<Utc>, plane_id: Uuid, state: LifecycleState, ground: Ground) -> Self {
+        Self {
+            at,
+            tenant_id: Uuid::nil(),
+            tenant_status: "active".into(),
+            plane_id,
+            state,
+            offboarding_id: Uuid::nil(),
+            ground,
+            evict: EvictMode::AfterArchive,
+            grace_access: GraceAccess::ReadOnly,
+            grace_until: None,
+            grace_skipped: false,
+            retention_until: None,
+            holds: Vec::new(),
+            runs_in_flight: 0,
+            queries_in_flight: 0,
+            usage_until: None,
+            usage_known: UsageKnown::None,
+            usage_unknown_accepted: false,
+            tokens: 0,
+            manifest_sha256: None,
+            plan_digest: None,
+            plan_manifest_sha256: None,
+            approval: None,
+            denied: false,
+            clock_suspect: false,
+            ledger_behind: false,
+            restore_pending: false,
+        }
+    }
+}
+
 /// Which run a handler performs.
 #[derive(Debug, Clone)]
 pub struct RunRef {

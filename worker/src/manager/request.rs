@@ -334,32 +334,13 @@ impl KnowledgeLifecycleManager {
 /// The facts at a request, before there is an offboarding.
 fn facts_before(tx: &Tx, tenant: &Tenant, plane: &Plane, new: &NewOffboarding, restore_pending: bool) -> Facts {
     Facts {
-        at: tx.at(),
         tenant_id: tenant.id,
         tenant_status: tenant.status.to_string(),
-        plane_id: plane.id,
-        state: plane.state,
-        offboarding_id: Uuid::nil(),
-        ground: new.ground,
         evict: new.evict,
         grace_access: new.grace_access,
-        grace_until: None,
-        grace_skipped: false,
-        retention_until: None,
-        holds: Vec::new(),
-        runs_in_flight: 0,
-        queries_in_flight: 0,
-        usage_until: None,
         usage_known: if plane.usage_reported { UsageKnown::Reported } else { UsageKnown::None },
         usage_unknown_accepted: new.usage_unknown_accepted,
-        tokens: 0,
-        manifest_sha256: None,
-        plan_digest: None,
-        plan_manifest_sha256: None,
-        approval: None,
-        denied: false,
-        clock_suspect: false,
-        ledger_behind: false,
         restore_pending,
+        ..Facts::unbegun(tx.at(), plane.id, plane.state, new.ground)
     }
 }

@@ -5,7 +5,7 @@
 
 use lethe_ledger::{Binding, Chain, Entry, EventType, Tx};
 use lethe_stages::{
-    Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, Permit, Refusal, UsageKnown, canonical,
+    Code, Facts, Ground, LifecycleState, Permit, Refusal, canonical,
     permit::{Destruction, Verdict},
     ports::PortError,
 };
@@ -100,33 +100,9 @@ async fn nobodys(app: &App, store: &parties::Checked, scratch: &Mapping) -> Resu
 /// What is true of a plane that nobody registered: nothing holds it, and the suite itself has read all of it.
 fn scratch_facts(at: chrono::DateTime<chrono::Utc>, plane_id: Uuid, manifest_sha256: String) -> Facts {
     Facts {
-        at,
-        tenant_id: Uuid::nil(),
-        tenant_status: "active".into(),
-        plane_id,
-        state: LifecycleState::Deactivated,
         offboarding_id: plane_id,
-        ground: Ground::Internal,
-        evict: EvictMode::AfterArchive,
-        grace_access: GraceAccess::ReadOnly,
-        grace_until: None,
-        grace_skipped: false,
-        retention_until: None,
-        holds: Vec::new(),
-        runs_in_flight: 0,
-        queries_in_flight: 0,
-        usage_until: None,
-        usage_known: UsageKnown::None,
-        usage_unknown_accepted: false,
-        tokens: 0,
         manifest_sha256: Some(manifest_sha256),
-        plan_digest: None,
-        plan_manifest_sha256: None,
-        approval: None,
-        denied: false,
-        clock_suspect: false,
-        ledger_behind: false,
-        restore_pending: false,
+        ..Facts::unbegun(at, plane_id, LifecycleState::Deactivated, Ground::Internal)
     }
 }
 
