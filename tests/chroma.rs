@@ -1,6 +1,8 @@
 //! Chroma: planes there are archived, erased and proved gone as anywhere, their vectors leave its index files, and what is in the way is
 //! named.
 
+use std::path::Path;
+
 use serde_json::{Value as Json, json};
 
 use crate::support::{
@@ -56,7 +58,9 @@ async fn a_plane_that_shares_a_collection_is_purged_and_found_by_no_search_while
         world.call("user:auditor", "governance.audit.list", json!({"plane": plane, "event_type": "STAGE_COMPLETED"})).await;
     let said = proof["entries"].as_array().expect("entries").iter().map(Json::to_string).collect::<String>();
     assert!(
-        said.contains("chroma vacuum") && said.contains("overwritten before they were deleted"),
+        ["chroma vacuum", "overwritten before they were deleted", "in the server's memory"]
+            .iter()
+            .all(|part| said.contains(part)),
         "what remains is said: {said}"
     );
     db.add("shared", "p2", 20..22);
@@ -102,34 +106,44 @@ async fn an_inventory_leaves_the_records_and_the_purge_takes_them() {
 }
 
 #[tokio::test]
-async fn a_purged_planes_bytes_leave_the_index_and_after_a_vacuum_every_file() {
+async fn a_purged_planes_vectors_are_overwritten_its_texts_leave_with_a_vacuum_and_its_neighbours_searches_find_the_same() {
     let world = World::new().await;
     let folder = world.dir.path().join("chroma");
-    let db = Chroma::apart(&folder);
+    let mut db = Chroma::apart(&folder);
     // The index is written to disk after every thousand entries of the log.
     db.collection("shared", &[("p1", 1_500), ("p2", 1_000)]);
     register(&world, &db).await;
     let plane = bind(&world, "acme", P1).await;
     let bytes = |number: usize| vector("p1", number).iter().flat_map(|axis| axis.to_le_bytes()).collect::<Vec<_>>();
-    let known: Vec<_> = [0, 1, 700, 999].map(|number| bytes(number)[8..28].to_vec()).into();
-    let vectors = |folder: &std::path::Path| known.iter().map(|bytes| knowledge::occurrences(folder, bytes)).sum::<u64>();
-    assert!(vectors(&folder) > 0, "they are in its files before");
+    let is_index = |path: &Path| path.file_name().is_some_and(|name| name == "data_level0.bin" || name == "length.bin");
+    let places = |number| knowledge::places(&folder, &bytes(number));
+    let known: Vec<_> = [0, 1, 700, 999].map(|number| (number, places(number))).into();
+    assert!(known.iter().all(|(_, places)| places.iter().any(|(path, _)| is_index(path))), "they are in the index before");
     let neighbour = db.records("shared", Some("p2"));
     world.archived(&plane).await;
     purge(&world, &plane).await;
     assert_eq!(db.records("shared", None), neighbour);
-    for entry in
-        folder.read_dir().expect("read the folder").map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir())
-    {
-        assert_eq!(vectors(&entry), 0, "{}", entry.display());
-        assert_eq!(knowledge::occurrences(&entry, b"p1/000"), 0, "{}", entry.display());
-    }
     db.vacuum();
-    assert_eq!(vectors(&folder), 0);
+    // Where an index file has nothing to say, there is what was in the server's memory, now this and now that: a defect of its own,
+    // which nothing over HTTP mends and the evidence tells. So these files are looked at where a vector was.
+    for (number, before) in known {
+        let left: Vec<_> = places(number).into_iter().filter(|place| !is_index(&place.0) || before.contains(place)).collect();
+        assert_eq!(left, [], "the vector of record {number}");
+    }
     for marker in ["marker-p1-", "p1/000"] {
-        assert_eq!(knowledge::occurrences(&folder, marker.as_bytes()), 0, "{marker}");
+        let left = knowledge::places(&folder, marker.as_bytes()).into_iter().filter(|(path, _)| !is_index(path));
+        assert_eq!(left.count(), 0, "{marker}");
     }
     assert!(knowledge::occurrences(&folder, b"marker-p2-") > 0, "the search looks where it should");
+    // The neighbour's searches find what they found, also in the index as it was written.
+    for round in ["running", "started again"] {
+        let itself = |number: &usize| {
+            db.nearest("shared", "p2", *number).first().is_some_and(|id| id.starts_with(&format!("p2/{number:06}")))
+        };
+        let missed: Vec<_> = (0..1_000).step_by(10).filter(|number| !itself(number)).collect();
+        assert!(missed.len() <= 2, "{round}: of 100 searches these do not find the record that they name: {missed:?}");
+        db.restart();
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,12 @@ impl Chroma {
         Self { server, name, own }
     }
 
+    /// Stops the server and starts it again over the same files.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
     /// Stops the server, as a crash would.
     pub fn stop(&mut self) {
         self.own.as_mut().expect("a server of its own").stop();
@@ -157,10 +163,17 @@ impl Chroma {
     }
 }
 
-/// A vector that no other record has.
+/// A vector that no other record has, in any direction.
 pub fn vector(plane: &str, number: usize) -> Vec<f32> {
-    let seed = plane.bytes().map(|byte| f32::from(byte % 16)).sum::<f32>();
-    (0..8).map(|axis| (number * 8 + axis) as f32 + seed / 64.0).collect()
+    let seed = plane.bytes().fold(0, |seed: u64, byte| seed * 1_000 + u64::from(byte)) * 1_000_000 + number as u64;
+    // SplitMix64's mixing; 24 bits are a float's.
+    let mixed = |axis: u64| {
+        let mut word = (seed * 8 + axis + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (word ^ (word >> 31)) >> 40
+    };
+    (0..8).map(|axis| mixed(axis) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
 impl Own {

@@ -1,6 +1,6 @@
 //! A knowledge base in a SQLite file, as an application would have it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -54,14 +54,20 @@ pub async fn digest(file: &Path, plane: &str) -> (usize, String) {
 
 /// How often `needle` occurs in the raw bytes of the files below a folder.
 pub fn occurrences(folder: &Path, needle: &[u8]) -> u64 {
-    let mut found = 0;
+    places(folder, needle).len() as u64
+}
+
+/// Where `needle` occurs in the raw bytes of the files below a folder: the file, and the offset there.
+pub fn places(folder: &Path, needle: &[u8]) -> Vec<(PathBuf, usize)> {
+    let mut found = Vec::new();
     for entry in folder.read_dir().expect("read the folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            found += occurrences(&path, needle);
+            found.extend(places(&path, needle));
         } else {
             let bytes = std::fs::read(&path).expect("read a file");
-            found += bytes.windows(needle.len()).filter(|window| *window == needle).count() as u64;
+            let here = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
+            found.extend(here.map(|(at, _)| (path.clone(), at)));
         }
     }
     found
