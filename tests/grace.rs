@@ -181,12 +181,14 @@ fn facts(state: LifecycleState) -> Facts {
         manifest_sha256: Some("sha256:m".into()),
         plan_digest: Some("sha256:p".into()),
         plan_manifest_sha256: Some("sha256:m".into()),
-        approval: Some(ApprovalFacts {
+        protected_until: None,
+        approvals: vec![ApprovalFacts {
             id: uuid::Uuid::from_u128(4),
             plan_digest: "sha256:p".into(),
+            by: "user:bob".into(),
             expires_at: at + TimeDelta::days(1),
             consumed: false,
-        }),
+        }],
         denied: false,
         clock_suspect: false,
         ledger_behind: false,
@@ -222,21 +224,22 @@ fn a_permit_is_minted_only_when_every_fact_allows_it() {
     };
     type Minted = Result<i64, &'static str>;
     type Case = (fn(&mut Facts), Minted, Minted);
-    let change: [Case; 9] = [
+    let change: [Case; 11] = [
         (|_| {}, Ok(7), Ok(7)),
         (|facts| facts.holds.push(facts.plane_id), Err("HOLD_ACTIVE"), Err("HOLD_ACTIVE")),
         (|facts| facts.manifest_sha256 = None, Err("EXPORT_NOT_VERIFIED"), Err("EXPORT_NOT_VERIFIED")),
         (|facts| facts.retention_until = None, Ok(7), Err("RETENTION_ACTIVE")),
         (|facts| facts.retention_until = Some(facts.at + TimeDelta::microseconds(1)), Ok(7), Err("RETENTION_ACTIVE")),
-        (|facts| facts.approval = None, Ok(7), Err("APPROVAL_REQUIRED")),
+        (|facts| facts.approvals.clear(), Ok(7), Err("APPROVAL_REQUIRED")),
+        (|facts| facts.protected_until = Some(facts.at + TimeDelta::microseconds(1)), Ok(7), Err("PURGE_PROTECTED")),
+        (|facts| facts.protected_until = Some(facts.at), Ok(7), Ok(7)),
         (|facts| facts.plan_digest = None, Ok(7), Err("APPROVAL_REQUIRED")),
         (|facts| facts.plan_digest = Some("sha256:q".into()), Ok(7), Err("PLAN_CHANGED")),
-        (|facts| facts.approval.as_mut().unwrap().expires_at = facts.at, Ok(7), Err("APPROVAL_EXPIRED")),
+        (|facts| facts.approvals[0].expires_at = facts.at, Ok(7), Err("APPROVAL_EXPIRED")),
     ];
     for (index, (change, evict, purge)) in change.into_iter().enumerate() {
         assert_eq!((mint(Destruction::Evict, change), mint(Destruction::Purge, change)), (evict, purge), "case {index}");
     }
-    let resumed: fn(&mut Facts) =
-        |facts| (facts.approval.as_mut().unwrap().expires_at, facts.approval.as_mut().unwrap().consumed) = (facts.at, true);
+    let resumed: fn(&mut Facts) = |facts| (facts.approvals[0].expires_at, facts.approvals[0].consumed) = (facts.at, true);
     assert_eq!(mint(Destruction::Purge, resumed), Ok(7), "a purge that began under it goes on under it");
 }

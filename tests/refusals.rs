@@ -15,24 +15,24 @@ const BY_CALL: &str = "UNKNOWN_OPERATION INVALID_ARGUMENT NOT_AUTHORISED IDEMPOT
     PLANE_NOT_ACTIVE PLANE_PURGED GROUND_UNKNOWN GRACE_INVALID RETENTION_INVALID DUE_DATE_UNREACHABLE OFFBOARDING_OPEN \
     RESTORE_PENDING NOT_CANCELLABLE STAGE_IN_PROGRESS NOTHING_HALTED USAGE_REFUSED USAGE_ID_UNKNOWN APPROVAL_TOO_EARLY \
     APPROVAL_BY_SELF APPROVAL_EXISTS APPROVAL_UNKNOWN APPROVAL_DENIED ASSURANCE_TOO_LOW HOLD_UNKNOWN PAUSE_UNKNOWN \
-    TOKEN_UNKNOWN TOKEN_NOT_ACTIVE QUERY_REFUSED ARCHIVE_MISSING";
+    TOKEN_UNKNOWN TOKEN_NOT_ACTIVE QUERY_REFUSED ARCHIVE_MISSING TRANSITION_NOT_ALLOWED";
 
 /// Codes with which the gate keeps a run from starting, on record as PENDING or BLOCKED on the plane's chain.
 const BY_GATE: &str = "ACTIVE_REFERENCES ACTIVE_USAGE USAGE_UNKNOWN APPROVAL_REQUIRED APPROVAL_EXPIRED PLAN_CHANGED HOLD_ACTIVE PAUSED \
     PURGE_RATE_LIMITED EXPORT_NOT_VERIFIED";
 
-/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs` and `buckets.rs`.
+/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs`, `buckets.rs`, `signed.rs`, `policies.rs` and
+/// `exceptions.rs`.
 const ELSEWHERE: &str = "ARCHIVE_BROKEN ARCHIVE_WITHOUT_CONTENT CLOCK_SUSPECT LEDGER_BEHIND NOTHING_TO_CONFIRM ARCHIVE_LOCKED \
-    LOCK_OUTLIVES_RETENTION REPLICA_UNDECLARED";
+    LOCK_OUTLIVES_RETENTION REPLICA_UNDECLARED SIGNATURE_INVALID APPROVER_UNKNOWN APPROVALS_TOO_FEW POLICY_DENIED PURGE_PROTECTED \
+    REVIEW_UNKNOWN REVIEW_BY_SELF RELEASE_BY_SELF ALREADY_IN_STATE";
 
 /// Codes that are shown in a status and are no event: time passes as planned.
 const BY_TIME: &str = "GRACE_PERIOD_ACTIVE RETENTION_ACTIVE";
 
 /// Codes that no call of this version can produce.
 const NOT_BY_CALL: &[(&str, &str)] = &[
-    ("ALREADY_IN_STATE", "no operation moves a plane by hand; `lifecycle::refuse_move` says it where one will"),
-    ("ARCHIVE_FIRST", "the same"),
-    ("TRANSITION_NOT_ALLOWED", "runs follow the plan; it stands between the gate and a ledger that was written by somebody else"),
+    ("ARCHIVE_FIRST", "no operation moves a plane by hand; `lifecycle::refuse_move` says it where one will"),
     ("OFFBOARDING_UNKNOWN", "operations name planes, not offboardings"),
     ("NOT_CONFIRMED", "the command line asks before it calls, so there is no call to record"),
 ];
@@ -120,6 +120,7 @@ async fn every_refused_call_is_on_record_where_it_belongs() {
         (&on, "NOTHING_HALTED", "user:alice", "knowledge.offboarding.retry", reasoned.clone()),
         (&on, "APPROVAL_TOO_EARLY", "user:bob", "knowledge.approval.grant", reasoned.clone()),
         (&on, "APPROVAL_UNKNOWN", "user:bob", "knowledge.approval.withdraw", reasoned.clone()),
+        (&on, "TRANSITION_NOT_ALLOWED", "user:alice", "knowledge.offboarding.break_glass", reasoned.clone()),
         (&on, "ARCHIVE_MISSING", "user:bob", "knowledge.archive.verify", json!({"plane": plane})),
     ] {
         ask.refused(chain, code, actor, operation, arguments).await;

@@ -7,6 +7,7 @@ use lethe_stages::{
     Facts, LifecycleState, PLAN_VERSION, Step, UsageKnown, destruction::DestructionPlan, lifecycle::Wait, manifest::Manifest,
     permit::ApprovalFacts,
 };
+use serde::Deserialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
@@ -16,6 +17,7 @@ use crate::{
     offboardings::{self, Offboarding},
     planes::{self, Binding, Plane},
     queue::{self, Lease, NewRun, Run},
+    release::{ApprovalStatus, Assurance},
     rows::{Cells, to_json},
     sql::{Row, statements},
     trail::Chain,
@@ -40,6 +42,28 @@ struct BoundText {
     manifest: Option<String>,
 }
 
+/// How it is known who gave an approval.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Given {
+    /// The approval.
+    pub id: Uuid,
+    /// Who gave it, as `type:id`.
+    pub by: String,
+    /// How that is known.
+    pub assurance: Assurance,
+    /// SSHSIG over the plan's text, armoured.
+    pub signature: Option<String>,
+    /// The key that it is said to be of, in OpenSSH's format.
+    pub public_key: Option<String>,
+    /// Whether that key was revoked since.
+    pub revoked: bool,
+    /// The roles that go with it.
+    pub roles: Option<Vec<String>>,
+    plan_digest: String,
+    status: ApprovalStatus,
+    expires_at_us: i64,
+}
+
 /// A run and the facts around it.
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -53,6 +77,8 @@ pub struct Case {
     pub facts: Facts,
     /// Whether anything at all is paused.
     pub paused: bool,
+    /// How the approvals among the facts were given, in the same order.
+    pub given: Vec<Given>,
     bound: Arc<BoundText>,
 }
 
@@ -82,8 +108,14 @@ impl Case {
     pub fn leased(&mut self, epoch: i64, lease: &Lease) {
         self.run.leased(epoch, lease, self.facts.at);
         self.plane.epoch = epoch;
-        if let Some(approval) = self.facts.approval.as_mut().filter(|_| self.run.step == Step::Purge) {
-            approval.consumed = true;
+        if self.run.step == Step::Purge {
+            let (plan, at) = (self.facts.plan_digest.clone().unwrap_or_default(), self.facts.at);
+            for (approval, given) in self.facts.approvals.iter_mut().zip(&mut self.given) {
+                if approval.releases(&plan, at) {
+                    approval.consumed = true;
+                    given.status = ApprovalStatus::Consumed;
+                }
+            }
         }
     }
 
@@ -156,7 +188,8 @@ impl Case {
 macro_rules! changing {
     ($holds:literal) => {
         concat!(
-            "t.status AS tenant_status,
+            "t.status AS tenant_status, t.protected_until,
+    EXISTS (SELECT 1 FROM break_glass g WHERE g.offboarding_id = r.offboarding_id) AS grace_skipped,
     (SELECT w.clock_suspect_since IS NOT NULL FROM witness w) AS clock_suspect,
     (SELECT w.behind_since IS NOT NULL FROM witness w) AS ledger_behind,
     (SELECT ",
@@ -173,7 +206,7 @@ macro_rules! changing {
 
 // The columns of a case, with what is said differently: a list of holds, the plane's bindings, how its chain is named.
 macro_rules! select_cases {
-    ($holds:literal, $bindings:literal, $chain:literal, $join:literal, $where:expr) => {
+    ($holds:literal, $bindings:literal, $approvals:literal, $chain:literal, $join:literal, $where:expr) => {
         concat!(
             "SELECT r.*,
     p.id AS p_id, p.tenant_id AS p_tenant_id, p.name AS p_name, p.state AS p_state, p.epoch AS p_epoch, p.draining AS p_draining,
@@ -192,12 +225,14 @@ macro_rules! select_cases {
     (SELECT ", $bindings, "
      FROM (SELECT b.*, s.name, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = p.id ORDER BY b.position) b
     ) AS bindings,
-    a.prefix, a.manifest, a.manifest_sha256, y.id AS y_id, y.plan_digest AS y_plan_digest, y.expires_at AS y_expires_at, y.status AS y_status,
+    a.prefix, a.manifest, a.manifest_sha256,
+    CASE WHEN o.plan_digest IS NOT NULL THEN (SELECT ", $approvals, "
+        FROM (SELECT * FROM approvals s WHERE s.offboarding_id = o.id AND s.status IN ('granted', 'consumed') ORDER BY s.decided_at, s.id) y
+        LEFT JOIN approvers k ON k.fingerprint = y.key_fingerprint) END AS approvals,
     EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest) AS denied
 FROM stage_runs r ", $join, " planes p ON p.id = r.plane_id ", $join, " offboardings o ON o.id = r.offboarding_id ", $join, " tenants t ON t.id = r.tenant_id
     LEFT JOIN chains c ON c.chain = 'plane:' || p.id", $chain, "
     LEFT JOIN archives a ON a.offboarding_id = o.id
-    LEFT JOIN approvals y ON y.offboarding_id = o.id AND y.status IN ('granted', 'consumed')
 WHERE ",
             $where
         )
@@ -211,6 +246,9 @@ macro_rules! sqlite {
             "json_group_array(h.id)",
             "json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
                 'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping))",
+            "json_group_array(json_object('id', y.id, 'by', y.approved_by, 'assurance', y.identity_assurance, 'signature', y.signature,
+                'public_key', k.public_key, 'revoked', json(iif(k.revoked_at IS NULL, 'false', 'true')), 'roles', json(k.roles),
+                'plan_digest', y.plan_digest, 'status', y.status, 'expires_at_us', y.expires_at))",
             "",
             "CROSS JOIN",
             $where
@@ -224,6 +262,9 @@ macro_rules! postgres {
             "coalesce(json_agg(h.id), '[]')",
             "coalesce(json_agg(json_build_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
                 'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping)), '[]')",
+            "coalesce(json_agg(json_build_object('id', y.id, 'by', y.approved_by, 'assurance', y.identity_assurance, 'signature', y.signature,
+                'public_key', k.public_key, 'revoked', k.revoked_at IS NOT NULL, 'roles', k.roles, 'plan_digest', y.plan_digest,
+                'status', y.status, 'expires_at_us', (extract(epoch FROM y.expires_at) * 1000000)::bigint)), '[]')",
             "::text",
             "JOIN",
             $where
@@ -268,6 +309,8 @@ statements! {
 /// Reads what [`changing!`] selects.
 fn changing(facts: &mut Facts, cells: &Cells<'_>, usage_reported: bool) -> Result<(), Fault> {
     facts.tenant_status = cells.get("tenant_status")?;
+    facts.protected_until = cells.maybe_at("protected_until")?;
+    facts.grace_skipped = cells.get("grace_skipped")?;
     facts.clock_suspect = cells.get("clock_suspect")?;
     facts.ledger_behind = cells.get("ledger_behind")?;
     facts.holds = cells.json("holds")?.unwrap_or_default();
@@ -284,17 +327,24 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
     let plane = planes::plane(&Cells::prefixed(row, "planes", "p_", "id"))?;
     let offboarding = offboardings::offboarding(&Cells::prefixed(row, "offboardings", "o_", "id"))?;
     let cells = Cells::new(row, "stage_runs", "id");
-    let approval = Cells::prefixed(row, "approvals", "y_", "id");
-    let approval_status: Option<String> = approval.get("status")?;
-    let standing = match approval_status.as_deref() {
-        Some("granted" | "consumed") => Some(ApprovalFacts {
-            id: approval.id("id")?,
-            plan_digest: approval.get("plan_digest")?,
-            expires_at: approval.at("expires_at")?,
-            consumed: approval_status.as_deref() == Some("consumed"),
-        }),
-        _ => None,
-    };
+    let given: Vec<Given> = cells.json("approvals")?.unwrap_or_default();
+    let mut approvals = Vec::with_capacity(given.len());
+    for one in &given {
+        let expires_at = DateTime::from_timestamp_micros(one.expires_at_us).ok_or_else(|| Fault::Unreadable {
+            table: "approvals",
+            column: "expires_at",
+            id: one.id.to_string(),
+            message: "no instant".into(),
+        })?;
+        let consumed = one.status == ApprovalStatus::Consumed;
+        approvals.push(ApprovalFacts {
+            id: one.id,
+            plan_digest: one.plan_digest.clone(),
+            by: one.by.clone(),
+            expires_at,
+            consumed,
+        });
+    }
     let terms = &offboarding.terms;
     let mut facts = Facts {
         at,
@@ -307,9 +357,9 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
         evict: terms.evict,
         grace_access: terms.grace_access,
         grace_until: offboarding.grace_until,
-        // Break-glass has its place here and comes with the policies.
         grace_skipped: false,
         retention_until: offboarding.retention_until,
+        protected_until: None,
         holds: Vec::new(),
         runs_in_flight: 0,
         queries_in_flight: 0,
@@ -325,7 +375,7 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
             .as_ref()
             .filter(|plan| Some(plan.digest()) == offboarding.plan_digest)
             .map(|plan| plan.manifest_sha256.clone()),
-        approval: standing,
+        approvals,
         denied: cells.get("denied")?,
         clock_suspect: false,
         ledger_behind: false,
@@ -338,7 +388,7 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
         prefix: cells.get("prefix")?,
         manifest: cells.json_text("manifest")?,
     };
-    Ok(Case { run, plane, offboarding, facts, paused: cells.get("paused")?, bound: Arc::new(bound) })
+    Ok(Case { run, plane, offboarding, facts, paused: cells.get("paused")?, given, bound: Arc::new(bound) })
 }
 
 impl Tx {

@@ -9,7 +9,9 @@
 
 mod access;
 mod advance;
+mod approvers;
 mod archives;
+mod break_glass;
 mod cases;
 mod db;
 mod fault;
@@ -34,8 +36,10 @@ mod witness;
 
 pub use access::{NewToken, Token, Usage, UsageKind};
 pub use advance::Changes;
+pub use approvers::{Approver, NewApprover};
 pub use archives::ArchiveRow;
-pub use cases::{Bound, Case};
+pub use break_glass::BrokenGlass;
+pub use cases::{Bound, Case, Given};
 pub use db::{APP_ROLE, Committed, Hints, Ledger, OpenOptions, Tx, is_postgres, redacted};
 pub use fault::Fault;
 pub use idempotency::Remembered;
@@ -43,7 +47,7 @@ pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, Offboardi
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
 pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
 pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};
-pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, Pause};
+pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, NewHold, Pause};
 pub use source::{Clock, Entropy, SinceBoot};
 pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};
 pub use verify::{TrailFault, Verified};

@@ -35,6 +35,8 @@ pub struct Tenant {
     pub name: String,
     /// Its status.
     pub status: TenantStatus,
+    /// Until when none of its planes is purged; only ever later.
+    pub protected_until: Option<DateTime<Utc>>,
     /// When it was registered.
     pub created_at: DateTime<Utc>,
 }
@@ -80,6 +82,7 @@ fn tenant(row: &Row) -> Result<Tenant, Fault> {
         id: cells.id("id")?,
         name: cells.get("name")?,
         status: cells.parsed("status")?,
+        protected_until: cells.maybe_at("protected_until")?,
         created_at: cells.at("created_at")?,
     })
 }
@@ -118,6 +121,7 @@ statements! {
         "SELECT * FROM tenants WHERE name = $1";
     TENANT_BY_ID = "read a tenant", "SELECT * FROM tenants WHERE id = $1";
     TENANTS = "list tenants", "SELECT * FROM tenants ORDER BY name";
+    PROTECT = "protect a tenant", "UPDATE tenants SET protected_until = $2 WHERE id = $1";
     SET_STATUS = "set a tenant's status", "UPDATE tenants SET status = $2 WHERE id = $1";
     REGISTER_STORE = "register a store",
         "INSERT INTO stores (id, name, url, kind, identity, backup_retention, checked_at, created_at)
@@ -132,7 +136,13 @@ statements! {
 impl Tx {
     /// Registers an active tenant and answers it.
     pub async fn insert_tenant(&mut self, name: &str) -> Result<Tenant, Fault> {
-        let tenant = Tenant { id: self.new_id(), name: name.to_owned(), status: TenantStatus::Active, created_at: self.at() };
+        let tenant = Tenant {
+            id: self.new_id(),
+            name: name.to_owned(),
+            status: TenantStatus::Active,
+            protected_until: None,
+            created_at: self.at(),
+        };
         let register = self.sql(&REGISTER_TENANT).bind(tenant.id).bind(name).bind(tenant.status.as_str());
         register.bind(tenant.created_at).one().await?;
         Ok(tenant)
@@ -156,6 +166,11 @@ impl Tx {
     /// Changes a tenant's status. Every run of its planes that waits for that is looked at again.
     pub async fn set_tenant_status(&mut self, id: Uuid, status: TenantStatus) -> Result<(), Fault> {
         self.sql(&SET_STATUS).bind(id).bind(status.as_str()).one().await
+    }
+
+    /// Protects a tenant's planes from being purged until an instant, which is never moved back.
+    pub async fn protect_tenant(&mut self, id: Uuid, until: DateTime<Utc>) -> Result<(), Fault> {
+        self.sql(&PROTECT).bind(id).bind(until).one().await
     }
 
     /// Registers a store and answers its id.

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::{
-    access, archives, cases, db,
+    access, approvers, archives, break_glass, cases, db,
     db::Tx,
     idempotency, locks,
     many::Many,
@@ -14,7 +14,9 @@ use crate::{
 
 static STATEMENTS: &[&[&Sql]] = &[
     access::STATEMENTS,
+    approvers::STATEMENTS,
     archives::STATEMENTS,
+    break_glass::STATEMENTS,
     cases::STATEMENTS,
     db::STATEMENTS,
     idempotency::STATEMENTS,

@@ -421,6 +421,15 @@ impl Tx {
         Cells::new(&row, "stage_runs", "purges").get("purges")
     }
 
+    /// Makes a step of the plane due now that is queued for later.
+    pub async fn hasten(&mut self, plane: Uuid, step: Step) -> Result<(), Fault> {
+        let at = self.at();
+        if self.sql(&HASTEN).bind(at).bind(plane).bind(step.as_str()).run().await? > 0 {
+            self.is_due(at);
+        }
+        Ok(())
+    }
+
     /// Makes the plane's run due now if it waits for one of `codes`. Answers whether it did.
     pub async fn wake(&mut self, plane: Uuid, codes: &[lethe_stages::Code]) -> Result<bool, Fault> {
         let at = self.at();
@@ -440,6 +449,11 @@ impl Tx {
     /// Makes every run due now that waits for a pause to be lifted; those still paused park again.
     pub async fn wake_paused(&mut self) -> Result<u64, Fault> {
         self.wake_all(&WAKE_PAUSED).await
+    }
+
+    /// Makes every run due now that waits for what policy says; those that still may not start park again.
+    pub async fn wake_denied(&mut self) -> Result<u64, Fault> {
+        self.wake_all(&WAKE_DENIED).await
     }
 
     async fn wake_all(&mut self, statement: &'static sql::Sql) -> Result<u64, Fault> {
@@ -506,6 +520,8 @@ statements! {
     OPEN = "read runs", "SELECT * FROM stage_runs WHERE plane_id = $1 AND status IN ('queued', 'parked', 'running', 'halted')";
     NEXT_DUE = "read the next due time", "SELECT due_at FROM stage_runs WHERE status = 'queued' ORDER BY due_at LIMIT 1";
     PURGES = "count recent purges", "SELECT count(*) AS purges FROM stage_runs WHERE step = 'purge' AND started_at > $1";
+    HASTEN = "make a step due now",
+        "UPDATE stage_runs SET due_at = $1 WHERE plane_id = $2 AND step = $3 AND status = 'queued' AND due_at > $1";
     WAKE = "wake a run",
         "UPDATE stage_runs SET status = 'queued', due_at = $1, waits_for = NULL
          WHERE plane_id = $2 AND (status = 'parked' AND waits_for IN (SELECT value FROM json_each($3))
@@ -515,6 +531,8 @@ statements! {
             OR status = 'queued' AND due_at > $1 AND blocked ->> 'code' = ANY($3))";
     WAKE_SETTLED = "wake settled runs", wake!(settled!()), wake!(settled!(), free);
     WAKE_PAUSED = "wake paused runs", wake!("waits_for = 'PAUSED'"), wake!("waits_for = 'PAUSED'", free);
+    WAKE_DENIED = "wake runs that policy stopped",
+        wake!("waits_for IN ('POLICY_DENIED', 'APPROVALS_TOO_FEW')"), wake!("waits_for IN ('POLICY_DENIED', 'APPROVALS_TOO_FEW')", free);
 }
 
 /// A settlement as it is written.

@@ -77,6 +77,10 @@ pub struct Approval {
     pub decided_at: DateTime<Utc>,
     /// When a grant ends.
     pub expires_at: DateTime<Utc>,
+    /// SSHSIG over the plan's text, armoured.
+    pub signature: Option<String>,
+    /// The key that made it.
+    pub key_fingerprint: Option<String>,
 }
 
 /// A decision to put on record.
@@ -98,6 +102,8 @@ pub struct NewApproval {
     pub reason: String,
     /// When a grant ends.
     pub expires_at: DateTime<Utc>,
+    /// The signature and the fingerprint of the key that made it.
+    pub signed: Option<(String, String)>,
 }
 
 /// A legal hold.
@@ -110,6 +116,12 @@ pub struct Hold {
     pub subject_kind: HoldSubject,
     /// On which.
     pub subject_id: Uuid,
+    /// The case, if it is one of several holds that were placed for the same.
+    pub matter: Option<String>,
+    /// On whose word: court, regulator, department.
+    pub authority: Option<String>,
+    /// When somebody should ask whether it is still needed. It does not end by itself.
+    pub review_at: Option<DateTime<Utc>>,
     /// Why.
     pub reason: String,
     /// Who placed it.
@@ -122,6 +134,25 @@ pub struct Hold {
     pub release_reason: Option<String>,
     /// When.
     pub released_at: Option<DateTime<Utc>>,
+}
+
+/// A hold to place.
+#[derive(Debug, Clone)]
+pub struct NewHold<'a> {
+    /// On what kind of thing.
+    pub kind: HoldSubject,
+    /// On which.
+    pub subject: Uuid,
+    /// For which case.
+    pub matter: Option<&'a str>,
+    /// On whose word.
+    pub authority: Option<&'a str>,
+    /// When it should be looked at again.
+    pub review_at: Option<DateTime<Utc>>,
+    /// Why.
+    pub reason: &'a str,
+    /// By whom, as `type:id`.
+    pub by: &'a str,
 }
 
 /// A paused scope: `all`, `tenant:<id>` or `stage:<name>`.
@@ -151,6 +182,8 @@ fn approval(row: &Row) -> Result<Approval, Fault> {
         reason: cells.get("reason")?,
         decided_at: cells.at("decided_at")?,
         expires_at: cells.at("expires_at")?,
+        signature: cells.get("signature")?,
+        key_fingerprint: cells.get("key_fingerprint")?,
     })
 }
 
@@ -160,6 +193,9 @@ fn hold(row: &Row) -> Result<Hold, Fault> {
         id: cells.id("id")?,
         subject_kind: cells.parsed("subject_kind")?,
         subject_id: cells.id("subject_id")?,
+        matter: cells.get("matter")?,
+        authority: cells.get("authority")?,
+        review_at: cells.maybe_at("review_at")?,
         reason: cells.get("reason")?,
         placed_by: cells.get("placed_by")?,
         placed_at: cells.at("placed_at")?,
@@ -178,14 +214,19 @@ macro_rules! select_approvals {
 statements! {
     DECIDE = "record an approval",
         "INSERT INTO approvals (id, offboarding_id, plan_digest, status, requested_by, approved_by, identity_assurance, reason,
-            decided_at, expires_at, ended_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL)";
+            decided_at, expires_at, ended_at, signature, key_fingerprint)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12)";
     END = "end an approval", "UPDATE approvals SET status = $2, ended_at = $3 WHERE id = $1 AND status = 'granted'";
     APPROVALS = "read approvals", select_approvals!("true ORDER BY a.decided_at, a.id");
     APPROVALS_OF = "read approvals", select_approvals!("a.offboarding_id = $1 ORDER BY a.decided_at, a.id");
+    ENDING = "read approvals that end soon",
+        select_approvals!("a.status = 'granted' AND a.reminded_at IS NULL AND a.expires_at > $1 AND a.expires_at <= $2");
+    REMINDED = "note a reminder", "UPDATE approvals SET reminded_at = $2 WHERE id = $1";
+    SIGNED_BY = "read approvals of a key", select_approvals!("a.status = 'granted' AND a.key_fingerprint = $1");
     EXPIRED = "read expired approvals", select_approvals!("a.status = 'granted' AND a.expires_at <= $1");
     PLACE = "place a hold",
-        "INSERT INTO holds (id, subject_kind, subject_id, reason, placed_by, placed_at) VALUES ($1, $2, $3, $4, $5, $6)";
+        "INSERT INTO holds (id, subject_kind, subject_id, reason, placed_by, placed_at, matter, authority, review_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     RELEASE = "release a hold",
         "UPDATE holds SET released_at = $2, released_by = $3, release_reason = $4 WHERE id = $1 AND released_at IS NULL";
     HOLDS = "read holds", "SELECT * FROM holds WHERE ($1 OR released_at IS NULL) ORDER BY placed_at, id";
@@ -194,6 +235,7 @@ statements! {
          ORDER BY placed_at, id",
         "SELECT * FROM holds WHERE ($1 OR released_at IS NULL) AND subject_id = ANY($2) ORDER BY placed_at, id";
     HOLD = "read a hold", "SELECT * FROM holds WHERE id = $1";
+    HOLDS_OF = "read a matter's holds", "SELECT * FROM holds WHERE matter = $1 AND released_at IS NULL ORDER BY placed_at, id";
     PAUSE = "pause",
         "INSERT INTO pauses (scope, reason, paused_by, paused_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (scope) DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by, paused_at = excluded.paused_at";
@@ -208,8 +250,26 @@ impl Tx {
         let at = self.at();
         let decide = self.sql(&DECIDE).bind(id).bind(new.offboarding_id).bind(&new.plan_digest).bind(new.status.as_str());
         let decide = decide.bind(&new.requested_by).bind(&new.approved_by).bind(new.identity_assurance.as_str());
-        decide.bind(&new.reason).bind(at).bind(new.expires_at).one().await?;
+        let (signature, fingerprint) = new.signed.clone().unzip();
+        decide.bind(&new.reason).bind(at).bind(new.expires_at).bind(signature).bind(fingerprint).one().await?;
         Ok(id)
+    }
+
+    /// Granted approvals that end before an instant and of which nobody was reminded.
+    pub async fn ending_approvals(&mut self, before: DateTime<Utc>) -> Result<Vec<Approval>, Fault> {
+        let at = self.at();
+        self.sql(&ENDING).bind(at).bind(before).all().await?.iter().map(approval).collect()
+    }
+
+    /// Notes that somebody was reminded of an approval's end.
+    pub async fn reminded(&mut self, id: Uuid) -> Result<(), Fault> {
+        let at = self.at();
+        self.sql(&REMINDED).bind(id).bind(at).one().await
+    }
+
+    /// Granted approvals that a key signed.
+    pub async fn approvals_signed_by(&mut self, fingerprint: &str) -> Result<Vec<Approval>, Fault> {
+        self.sql(&SIGNED_BY).bind(fingerprint).all().await?.iter().map(approval).collect()
     }
 
     /// Ends a granted approval.
@@ -233,12 +293,18 @@ impl Tx {
         self.sql(&EXPIRED).bind(at).all().await?.iter().map(approval).collect()
     }
 
-    /// Places a hold and answers it.
-    pub async fn insert_hold(&mut self, kind: HoldSubject, subject: Uuid, reason: &str, by: &str) -> Result<Uuid, Fault> {
+    /// Places a hold and answers its id.
+    pub async fn insert_hold(&mut self, new: &NewHold<'_>) -> Result<Uuid, Fault> {
         let id = self.new_id();
         let at = self.at();
-        self.sql(&PLACE).bind(id).bind(kind.as_str()).bind(subject).bind(reason).bind(by).bind(at).one().await?;
+        let place = self.sql(&PLACE).bind(id).bind(new.kind.as_str()).bind(new.subject).bind(new.reason).bind(new.by).bind(at);
+        place.bind(new.matter).bind(new.authority).bind(new.review_at).one().await?;
         Ok(id)
+    }
+
+    /// The open holds of a matter, by date.
+    pub async fn holds_of_matter(&mut self, matter: &str) -> Result<Vec<Hold>, Fault> {
+        self.sql(&HOLDS_OF).bind(matter).all().await?.iter().map(hold).collect()
     }
 
     /// Releases an open hold.

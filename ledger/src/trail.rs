@@ -155,6 +155,18 @@ lethe_stages::text_enum! {
         ApprovalWithdrawn = "APPROVAL_WITHDRAWN",
         /// An approval ended unused.
         ApprovalExpired = "APPROVAL_EXPIRED",
+        /// An approval ends soon unless it is used.
+        ApprovalEnding = "APPROVAL_ENDING",
+        /// A key that may sign approvals was registered.
+        ApproverAdded = "APPROVER_ADDED",
+        /// A key was revoked.
+        ApproverRevoked = "APPROVER_REVOKED",
+        /// A grace period was cut short.
+        BreakGlass = "BREAK_GLASS",
+        /// Somebody else closed the review that this owed.
+        Reviewed = "REVIEWED",
+        /// A tenant was protected from purges until a date.
+        Protected = "PROTECTED",
         /// A hold was placed.
         HoldPlaced = "HOLD_PLACED",
         /// A hold was released.

@@ -58,6 +58,8 @@ pub struct Facts {
     pub grace_skipped: bool,
     /// End of the retention, once it has started.
     pub retention_until: Option<DateTime<Utc>>,
+    /// Until when nothing of the tenant is purged; `None`: it is not protected.
+    pub protected_until: Option<DateTime<Utc>>,
     /// Open holds on the plane or its tenant.
     pub holds: Vec<Uuid>,
     /// Runs that use the plane, not expired.
@@ -78,8 +80,8 @@ pub struct Facts {
     pub plan_digest: Option<String>,
     /// The manifest that the destruction plan names.
     pub plan_manifest_sha256: Option<String>,
-    /// The approval that releases it, if one stands.
-    pub approval: Option<ApprovalFacts>,
+    /// The approvals that stand, in the order in which they were given.
+    pub approvals: Vec<ApprovalFacts>,
     /// Whether somebody denied it.
     pub denied: bool,
     /// Whether the clock jumped and nobody has confirmed it.
@@ -106,6 +108,7 @@ impl Facts {
             grace_until: None,
             grace_skipped: false,
             retention_until: None,
+            protected_until: None,
             holds: Vec::new(),
             runs_in_flight: 0,
             queries_in_flight: 0,
@@ -116,7 +119,7 @@ impl Facts {
             manifest_sha256: None,
             plan_digest: None,
             plan_manifest_sha256: None,
-            approval: None,
+            approvals: Vec::new(),
             denied: false,
             clock_suspect: false,
             ledger_behind: false,

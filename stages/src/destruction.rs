@@ -1,6 +1,9 @@
-//! The destruction plan: what a purge would destroy, where, how much and under which manifest. Its digest is what is approved.
+//! The destruction plan: what a purge would destroy, where, how much and under which manifest. Its text is what is approved and signed.
 //!
-//! The rule: everything that decides what is destroyed is in here; change any of it and the approval no longer fits.
+//! The rule: everything that decides what is destroyed is in here, and its digest is that of the text a person reads; change any of it
+//! and the approval no longer fits. It only computes, so nothing happens if we die in it.
+
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -8,7 +11,9 @@ use uuid::Uuid;
 use crate::lifecycle::{EvictMode, Ground};
 
 /// The version of this document's shape.
-pub const DESTRUCTION_PLAN_SCHEMA: u32 = 1;
+pub const DESTRUCTION_PLAN_SCHEMA: u32 = 2;
+/// The last version whose digest was that of its canonical JSON.
+const DIGESTED_AS_JSON: u32 = 1;
 
 /// What is destroyed of one binding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,8 +63,113 @@ pub struct DestructionPlan {
 }
 
 impl DestructionPlan {
-    /// `sha256:` of the canonical JSON.
+    /// `sha256:` of the text; of the canonical JSON where the plan was made before there was one.
     pub fn digest(&self) -> String {
-        crate::canonical::digest(self).expect("a plan holds text and integers only")
+        if self.schema_version <= DIGESTED_AS_JSON {
+            return crate::canonical::digest(self).expect("a plan holds text and integers only");
+        }
+        crate::canonical::sha256(self.text().as_bytes())
+    }
+
+    /// The plan in words, to the byte: what an approver reads and signs. UTF-8, lines ended by a line feed.
+    pub fn text(&self) -> String {
+        let mut text = format!("Lethe destruction plan, version {}, revision {}\n\n", self.schema_version, self.revision);
+        let mut line = |name: &str, value: &str| writeln!(text, "{name:<16}{}", one_line(value)).expect("text takes text");
+        line("tenant", &self.tenant_id.to_string());
+        line("plane", &self.plane_id.to_string());
+        line("offboarding", &self.offboarding_id.to_string());
+        line("ground", self.ground.as_str());
+        line("evict", self.evict.as_str());
+        line("manifest", &self.manifest_sha256);
+        text.push_str("\nDestroyed for good, in all versions, and proved gone:\n");
+        let archive = format!(
+            "everything below {}: {} object(s) and the manifest, {} record(s), {} byte(s)",
+            self.archive_prefix, self.archive_parts, self.archive_rows, self.archive_bytes
+        );
+        let mut item = |what: &str| writeln!(text, "- {}", one_line(what)).expect("text takes text");
+        item(&archive);
+        self.archive_copies.iter().for_each(|copy| item(&format!("everything below {copy}, a copy of it")));
+        for store in &self.stores {
+            let hot = match store.records {
+                0 => "whatever is left of the plane, nothing by the last count".to_owned(),
+                records => format!("{records} record(s) and whatever else is left of the plane"),
+            };
+            item(&format!("in store {}, {} (scope {}): {hot}", store.store, store.resource, store.scope_digest));
+        }
+        text
+    }
+}
+
+/// A value within its line: what would end the line, turn its direction or not be seen is escaped.
+fn one_line(value: &str) -> String {
+    let hides = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    value.chars().flat_map(|c| if hides(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> DestructionPlan {
+        DestructionPlan {
+            schema_version: DESTRUCTION_PLAN_SCHEMA,
+            revision: 0,
+            tenant_id: Uuid::from_u128(1),
+            plane_id: Uuid::from_u128(2),
+            offboarding_id: Uuid::from_u128(3),
+            ground: Ground::ContractEnd,
+            evict: EvictMode::AtPurge,
+            stores: vec![StoreDestruction {
+                store: "vectors".into(),
+                resource: "chunks".into(),
+                scope_digest: "sha256:aa".into(),
+                records: 4,
+            }],
+            archive_prefix: "s3://cold/planes/2/".into(),
+            archive_copies: vec!["s3://cold-copy/planes/2/".into()],
+            manifest_sha256: "sha256:bb".into(),
+            archive_parts: 3,
+            archive_rows: 4,
+            archive_bytes: 999,
+        }
+    }
+
+    #[test]
+    fn every_field_is_in_the_text_and_moves_the_digest() {
+        type Change = fn(&mut DestructionPlan);
+        let changes: [Change; 17] = [
+            |plan| plan.schema_version = 3,
+            |plan| plan.revision = 1,
+            |plan| plan.tenant_id = Uuid::nil(),
+            |plan| plan.plane_id = Uuid::nil(),
+            |plan| plan.offboarding_id = Uuid::nil(),
+            |plan| plan.ground = Ground::Internal,
+            |plan| plan.evict = EvictMode::AfterArchive,
+            |plan| plan.stores[0].store.push('x'),
+            |plan| plan.stores[0].resource.push('x'),
+            |plan| plan.stores[0].scope_digest.push('x'),
+            |plan| plan.stores[0].records = 0,
+            |plan| plan.archive_prefix.push('x'),
+            |plan| plan.archive_copies.clear(),
+            |plan| plan.manifest_sha256.push('x'),
+            |plan| plan.archive_parts += 1,
+            |plan| plan.archive_rows += 1,
+            |plan| plan.archive_bytes += 1,
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut changed = plan();
+            change(&mut changed);
+            assert_ne!(changed.text(), plan().text(), "change {index}");
+            assert_ne!(changed.digest(), plan().digest(), "change {index}");
+        }
+    }
+
+    #[test]
+    fn no_name_can_add_a_line() {
+        let mut plan = plan();
+        plan.stores[0].resource = "chunks\n- everything".into();
+        assert_eq!(plan.text().lines().count(), self::plan().text().lines().count());
     }
 }

@@ -21,7 +21,7 @@ pub enum Destruction {
     Purge,
 }
 
-/// The policy's verdict on a destructive step.
+/// The policy's verdict on a destructive step, which it allowed.
 #[derive(Debug, Clone)]
 pub struct Verdict {
     /// The revision of the policy that allowed it.
@@ -35,10 +35,19 @@ pub struct ApprovalFacts {
     pub id: Uuid,
     /// The plan it releases.
     pub plan_digest: String,
+    /// Who gave it, as `type:id`; never the requester.
+    pub by: String,
     /// When it ends.
     pub expires_at: DateTime<Utc>,
     /// Whether this offboarding's purge has already consumed it: then it also covers the attempts that resume that purge.
     pub consumed: bool,
+}
+
+impl ApprovalFacts {
+    /// Whether it releases the plan with this digest at this instant.
+    pub fn releases(&self, plan_digest: &str, at: DateTime<Utc>) -> bool {
+        self.plan_digest == plan_digest && (self.consumed || self.expires_at > at)
+    }
 }
 
 /// Leave to destroy exactly what one verified manifest lists, of one plane, in one offboarding, under one epoch.
@@ -56,7 +65,8 @@ impl Permit {
     /// Mints a permit, or says which fact forbids it. `epoch` is the one the claim has just raised.
     ///
     /// # Errors
-    /// HOLD_ACTIVE, CLOCK_SUSPECT, LEDGER_BEHIND, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
+    /// HOLD_ACTIVE, CLOCK_SUSPECT, LEDGER_BEHIND, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, PURGE_PROTECTED,
+    /// APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
     pub fn mint(destruction: Destruction, facts: &Facts, epoch: i64, verdict: &Verdict) -> Result<Permit, Refusal> {
         no_hold(facts)?;
         no_suspicion(facts)?;
@@ -65,6 +75,7 @@ impl Permit {
         })?;
         if destruction == Destruction::Purge {
             retention_met(facts)?;
+            unprotected(facts)?;
             approved(facts)?;
         }
         Ok(Permit {
@@ -140,11 +151,25 @@ fn retention_met(facts: &Facts) -> Result<(), Refusal> {
     }
 }
 
-fn approved(facts: &Facts) -> Result<(), Refusal> {
+fn unprotected(facts: &Facts) -> Result<(), Refusal> {
+    match facts.protected_until {
+        Some(until) if until > facts.at => {
+            let message = format!("the tenant is protected: nothing of it is purged before {}", until.to_rfc3339());
+            Err(Refusal::new(Code::PurgeProtected, message).with(json!({"until": until})))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the plan as it stands is one that somebody approved, and that approval lasts.
+///
+/// # Errors
+/// APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
+pub fn approved(facts: &Facts) -> Result<(), Refusal> {
     let plan = facts.plan_digest.as_deref().ok_or_else(|| {
         Refusal::new(Code::ApprovalRequired, "there is no destruction plan to approve yet: the plane must be ARCHIVED first")
     })?;
-    let Some(approval) = &facts.approval else {
+    if facts.approvals.is_empty() {
         return Err(Refusal::new(
             Code::ApprovalRequired,
             format!(
@@ -153,20 +178,18 @@ fn approved(facts: &Facts) -> Result<(), Refusal> {
             ),
         )
         .with(json!({"plan_digest": plan})));
-    };
-    if approval.plan_digest != plan {
-        return Err(Refusal::new(
-            Code::PlanChanged,
-            format!("the approval releases {}, the plan is now {plan}", approval.plan_digest),
-        ));
     }
+    let Some(approval) = facts.approvals.iter().find(|approval| approval.plan_digest == plan) else {
+        let other = &facts.approvals[0].plan_digest;
+        return Err(Refusal::new(Code::PlanChanged, format!("the approval releases {other}, the plan is now {plan}")));
+    };
     if facts.plan_manifest_sha256 != facts.manifest_sha256 {
         return Err(Refusal::new(
             Code::PlanChanged,
             "the plan is not the one that was digested, or names another manifest than the one that was verified",
         ));
     }
-    if !approval.consumed && approval.expires_at <= facts.at {
+    if !facts.approvals.iter().any(|approval| approval.releases(plan, facts.at)) {
         return Err(Refusal::new(Code::ApprovalExpired, format!("the approval expired at {}", approval.expires_at.to_rfc3339())));
     }
     Ok(())

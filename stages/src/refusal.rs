@@ -60,9 +60,17 @@ codes! {
     GracePeriodActive = "GRACE_PERIOD_ACTIVE", "The grace period has not ended.";
     RetentionActive = "RETENTION_ACTIVE", "The retention period has not ended.";
     ApprovalRequired = "APPROVAL_REQUIRED", "Nobody has approved this destruction plan yet.";
+    ApprovalsTooFew = "APPROVALS_TOO_FEW", "The plan is approved, but not yet by as many, or by whom, policy wants.";
     ApprovalTooEarly = "APPROVAL_TOO_EARLY", "Approval is possible only once the plane is ARCHIVED.";
     ApprovalBySelf = "APPROVAL_BY_SELF", "The requester cannot approve the purge.";
     ApprovalExists = "APPROVAL_EXISTS", "This destruction plan has already been decided.";
+    ApproverUnknown = "APPROVER_UNKNOWN", "No valid key of this approver, or of this fingerprint, is registered.";
+    SignatureInvalid = "SIGNATURE_INVALID", "The signature is not one of a registered key over this plan.";
+    PolicyDenied = "POLICY_DENIED", "No policy permits it, or one forbids it, or the policies cannot be asked.";
+    PurgeProtected = "PURGE_PROTECTED", "The tenant is protected: nothing of it is purged before a date.";
+    ReviewUnknown = "REVIEW_UNKNOWN", "No after-review of the plane is open.";
+    ReviewBySelf = "REVIEW_BY_SELF", "Who broke the glass cannot close its review.";
+    ReleaseBySelf = "RELEASE_BY_SELF", "Who placed the hold may not release it; the configuration wants a second person.";
     ApprovalUnknown = "APPROVAL_UNKNOWN", "There is no approval that can be withdrawn.";
     ApprovalDenied = "APPROVAL_DENIED", "The purge was denied; it needs a new plan.";
     ApprovalExpired = "APPROVAL_EXPIRED", "The approval expired before it was used.";

@@ -27,6 +27,7 @@ NEEDED = {
     "radosgw": "radosgw",
     "ceph": "ceph-common",
     "openssl": "openssl",
+    "ssh-keygen": "openssh-client",
 }
 BUILDING = {"/usr/include/postgresql/15/server/postgres.h": "postgresql-server-dev-15", "make": "make", "gcc": "gcc"}
 # pgvector is no package of this Debian, but a source package of the next one.

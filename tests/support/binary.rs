@@ -44,7 +44,8 @@ impl Installed {
         installed.set_clock(0);
         if let TestLedger::Server(_) = installed.ledger {
             let owned = installed.ledger.owner_url(&installed.dir);
-            let migrated = installed.command(&["migrate"]).env("LETHE_LEDGER", owned).output().expect("run the binary");
+            let migrated =
+                installed.command(&["migrate", "--insecure-demo"]).env("LETHE_LEDGER", owned).output().expect("run the binary");
             assert!(migrated.status.success(), "{migrated:?}");
         }
         installed
@@ -58,8 +59,11 @@ impl Installed {
         }
     }
 
-    /// Registers the tenant and its store, and with them creates the ledger.
+    /// Registers the tenant and its store, in a ledger where approvals need no signature; in a file, it is created.
     pub fn register_store(&self) {
+        if let TestLedger::File = self.ledger {
+            self.done(&["migrate", "--insecure-demo"]);
+        }
         self.done(&["tenant", "register", "acme"]);
         let url = format!("sqlite:{}", self.path("knowledge.db").display());
         self.done(&["store", "add", "kb", &url, "--tenant", "acme"]);

@@ -68,6 +68,8 @@ pub struct Config {
     pub usage: UsageConfig,
     /// Approvals.
     pub approval: ApprovalConfig,
+    /// Holds.
+    pub hold: HoldConfig,
     /// Purges.
     pub purge: PurgeConfig,
     /// Knowledge stores.
@@ -142,6 +144,16 @@ pub struct ApprovalConfig {
     pub valid: Span,
     /// Weakest proof of identity.
     pub assurance_min: Assurance,
+    /// How long before its end somebody is reminded.
+    pub remind_before: Span,
+}
+
+/// See `[hold]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldConfig {
+    /// Whether a hold is released only by somebody other than who placed it.
+    pub release_by_other: bool,
 }
 
 /// See `[purge]`.

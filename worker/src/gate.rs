@@ -3,12 +3,15 @@
 //! The rule: an error is never permission. What may not start waits (PENDING, on record once) or is refused (BLOCKED).
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lethe_ledger::{Case, GateDecision, Pause, TenantStatus};
+use lethe_ledger::{Assurance, Case, GateDecision, Given, Pause, TenantStatus};
 use lethe_stages::{
     Code, Permit, Refusal, StageRegistry, Step,
-    permit::{Destruction, Verdict},
+    destruction::DestructionPlan,
+    permit::{self, Destruction, Verdict},
 };
 use serde_json::json;
+
+use crate::signature;
 
 /// What the gate looks at besides the case.
 pub struct GateRequest<'a> {
@@ -43,12 +46,60 @@ pub enum Judgement {
 pub struct PolicyGate {
     revision: String,
     purges_per_hour_max: i64,
+    assurance_min: Assurance,
 }
 
 impl PolicyGate {
-    /// A gate under one policy revision.
-    pub fn new(revision: String, purges_per_hour_max: i64) -> Self {
-        Self { revision, purges_per_hour_max }
+    /// A gate under one policy revision. `assurance_min` is the weakest proof of identity with which an approval counts.
+    pub fn new(revision: String, purges_per_hour_max: i64, assurance_min: Assurance) -> Self {
+        Self { revision, purges_per_hour_max, assurance_min }
+    }
+
+    /// Whether the approvals that stand release the plan: the facts about it, the proof of each approver's identity, and what policy wants.
+    ///
+    /// # Errors
+    /// APPROVAL_REQUIRED, APPROVAL_EXPIRED, APPROVAL_DENIED, PLAN_CHANGED, SIGNATURE_INVALID, APPROVALS_TOO_FEW.
+    pub fn approved(&self, case: &Case) -> Result<(), Refusal> {
+        let facts = &case.facts;
+        if facts.denied && !facts.approvals.iter().any(|approval| approval.consumed) {
+            return Err(Refusal::new(
+                Code::ApprovalDenied,
+                "the purge was denied; `lethe offboarding retry` makes a new plan to approve",
+            ));
+        }
+        permit::approved(facts)?;
+        let plan = facts.plan_digest.as_deref().unwrap_or_default();
+        let text = case.offboarding.plan.as_ref().map(DestructionPlan::text).unwrap_or_default();
+        let mut trouble = None;
+        let mut counted = 0;
+        for (approval, given) in facts.approvals.iter().zip(&case.given).filter(|(approval, _)| approval.releases(plan, facts.at))
+        {
+            match self.identified(given, approval.consumed, &text) {
+                Ok(()) if given.by != case.offboarding.terms.requested_by => counted += 1,
+                Ok(()) => trouble = Some(format!("{} requested this offboarding", given.by)),
+                Err(why) => trouble = Some(format!("the approval of {}: {why}", given.by)),
+            }
+        }
+        match trouble {
+            Some(why) if counted == 0 => Err(Refusal::new(Code::SignatureInvalid, why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is known well enough who gave an approval. What a purge has begun under is not asked for a key that was revoked since.
+    fn identified(&self, given: &Given, consumed: bool, text: &str) -> Result<(), String> {
+        let Some(signature) = &given.signature else {
+            return if given.assurance >= self.assurance_min {
+                Ok(())
+            } else {
+                Err(format!("it is only {}, approval.assurance_min is {}", given.assurance, self.assurance_min))
+            };
+        };
+        let key = given.public_key.as_deref().ok_or("its key is not registered")?;
+        if given.revoked && !consumed {
+            return Err("its key was revoked".into());
+        }
+        signature::verify(key, text, signature)
     }
 
     /// The policy revision under which it decides.
@@ -90,13 +141,14 @@ impl PolicyGate {
         match step {
             Step::Evict => Permit::mint(Destruction::Evict, facts, *epoch, &verdict).map(Some),
             Step::Purge => {
-                if facts.denied && facts.approval.is_none() {
-                    return Err(Refusal::new(
-                        Code::ApprovalDenied,
-                        "the purge was denied; `lethe offboarding retry` makes a new plan to approve",
-                    ));
+                let approved = self.approved(case);
+                if let Err(denied) = approved.as_ref()
+                    && denied.code == Code::ApprovalDenied
+                {
+                    return Err(denied.clone());
                 }
                 let permit = Permit::mint(Destruction::Purge, facts, *epoch, &verdict)?;
+                approved?;
                 copies_as_planned(case, archive_copies)?;
                 self.within_rate(case, *recent_purges)?;
                 Ok(Some(permit))
@@ -157,6 +209,10 @@ pub fn waits(code: Code) -> bool {
             | ActiveReferences
             | UsageUnknown
             | ApprovalRequired
+            | ApprovalsTooFew
+            | SignatureInvalid
+            | PolicyDenied
+            | PurgeProtected
             | ApprovalExpired
             | ApprovalDenied
             | PlanChanged

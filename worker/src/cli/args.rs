@@ -130,6 +130,9 @@ pub(crate) enum Command {
     /// Approvals of purges, by somebody other than the requester
     #[command(subcommand)]
     Approval(ApprovalCommand),
+    /// Approvers, and the keys with which they sign
+    #[command(subcommand)]
+    Approver(ApproverCommand),
     /// Legal holds, which forbid every destructive step
     #[command(subcommand)]
     Hold(HoldCommand),
@@ -191,6 +194,17 @@ pub(crate) enum TenantCommand {
     Show {
         /// Name or id
         name: String,
+    },
+    /// Forbid that any of its planes is purged before a date. Nobody can take that back or shorten it
+    Protect {
+        /// Name or id
+        name: String,
+        /// Until when, as 2026-01-31T12:00:00Z
+        #[arg(long, value_name = "INSTANT")]
+        until: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
     },
 }
 
@@ -426,9 +440,18 @@ pub(crate) enum OffboardingCommand {
     Show {
         /// Plane id or tenant/name
         plane: String,
+        /// Print the destruction plan instead, to the byte that an approver signs; what surrounds it goes to standard error
+        #[arg(long)]
+        plan: bool,
     },
     /// Cancel in the grace period; everything that was suspended is restored
     Cancel(ReasonedArgs),
+    /// Skip the rest of the grace period, and nothing else: usage, holds and the approval of the purge are asked as ever
+    ///
+    /// It owes a review, which stays in every approver's list until somebody else has closed it.
+    BreakGlass(ReasonedArgs),
+    /// Close the review that a broken grace period owes; not by who broke it
+    Review(ReasonedArgs),
     /// Let a halted run go on with its attempts reset, or make a denied plan anew
     Retry(ReasonedArgs),
 }
@@ -440,6 +463,12 @@ pub(crate) struct DecideArgs {
     /// Why, for the record
     #[arg(long)]
     pub(crate) reason: String,
+    /// Sign the plan with this key, by `ssh-keygen -Y sign`: a private key, or a public one whose private part the SSH agent holds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// A signature made elsewhere: `lethe offboarding show PLANE --plan | ssh-keygen -Y sign -n lethe-approval@v1 -f KEY > FILE`
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub(crate) signature: Option<PathBuf>,
     /// Do not ask for the plane's name
     #[arg(long, short)]
     pub(crate) yes: bool,
@@ -447,39 +476,99 @@ pub(crate) struct DecideArgs {
     pub(crate) wait: WaitArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct WithdrawArgs {
+    /// Plane id or tenant/name
+    pub(crate) plane: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Whose approval [default: your own, or the only one]
+    #[arg(long, value_name = "TYPE:ID")]
+    pub(crate) by: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApproverCommand {
+    /// Register a person's public key, with which that person signs approvals
+    Add {
+        /// Whose key it is: user:NAME or founder:NAME
+        actor: String,
+        /// The public key's file, as `ssh-keygen -t ed25519` makes it (NAME.pub)
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// A role that goes with it: operator, approver, compliance, auditor or admin; may be repeated [default: approver]
+        #[arg(long, value_name = "ROLE")]
+        role: Vec<String>,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// List registered keys
+    List {
+        /// Revoked ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Revoke a key for good; every unused approval that it signed is withdrawn
+    Revoke {
+        /// SHA256:… as `approver list` shows it
+        fingerprint: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApprovalCommand {
-    /// List decisions, and the plans that wait for one
+    /// List decisions, the plans that wait for one, and reviews that are owed
     List {
         /// Of this plane
         plane: Option<String>,
+        /// Only what waits for you, with each plan in words
+        #[arg(long)]
+        mine: bool,
     },
     /// Approve the destruction plan of an archived plane. What follows cannot be undone
     Grant(DecideArgs),
     /// Deny it; final for this plan
     Deny(DecideArgs),
     /// Take back an approval that has not been used
-    Withdraw(DecideArgs),
+    Withdraw(WithdrawArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HoldCommand {
-    /// Place a hold on a plane or on a tenant
+    /// Place a hold on a plane or on a tenant, or one on each of several for the same matter
     Place {
-        /// Plane id or tenant/name
+        /// Plane id or tenant/name; several with --matter
         #[arg(required_unless_present = "tenant")]
-        plane: Option<String>,
-        /// On every plane of this tenant
-        #[arg(long, value_name = "T", conflicts_with = "plane")]
-        tenant: Option<String>,
+        plane: Vec<String>,
+        /// On every plane of this tenant; may be repeated with --matter
+        #[arg(long, value_name = "T")]
+        tenant: Vec<String>,
+        /// The case for which it is placed, under which its holds are listed and released
+        #[arg(long, value_name = "NAME")]
+        matter: Option<String>,
+        /// On whose word: court, regulator, department
+        #[arg(long, value_name = "TEXT")]
+        authority: Option<String>,
+        /// When somebody should ask whether it is still needed, as 2026-01-31T12:00:00Z; it does not end by itself
+        #[arg(long, value_name = "INSTANT")]
+        review: Option<String>,
         /// Why, for the record
         #[arg(long)]
         reason: String,
     },
-    /// Release a hold
+    /// Release a hold, or all of a matter
     Release {
         /// Its id
-        hold: String,
+        #[arg(required_unless_present = "matter")]
+        hold: Option<String>,
+        /// Every open hold of this matter
+        #[arg(long, value_name = "NAME", conflicts_with = "hold")]
+        matter: Option<String>,
         /// Why, for the record
         #[arg(long)]
         reason: String,

@@ -9,10 +9,11 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     CommandError,
     args::{
-        AccessCommand, ApprovalCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand, LedgerCommand,
-        OffboardingCommand, PlaneCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand,
-        UsageCommand, WaitArgs,
+        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
+        LedgerCommand, OffboardingCommand, PlaneCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
+        TokenCommand, UsageCommand, WaitArgs,
     },
+    sign::{self, Signing},
     wait::{Goal, Wait},
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Planned {
     pub(super) confirm: Option<String>,
     pub(super) yes: bool,
     pub(super) wait: Option<Wait>,
+    /// How the plan that is decided on is signed.
+    pub(super) sign: Option<Signing>,
     /// Where the entries of the answer are written instead of being printed.
     pub(super) write_to: Option<PathBuf>,
 }
@@ -55,6 +58,10 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             }
             TenantCommand::List => planned("account.tenant.list", json!({})),
             TenantCommand::Show { name } => planned("account.tenant.show", json!({"name": name})),
+            TenantCommand::Protect { name, until, reason } => {
+                let until = instant("until", Some(until))?;
+                planned("account.tenant.protect", json!({"name": name, "until": until, "reason": reason}))
+            }
         },
         Command::Store(command) => match command {
             StoreCommand::Add { name, url, tenant, backup_retention } => {
@@ -102,20 +109,39 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         Command::Offboard(args) => request(args)?,
         Command::Status { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
         Command::Approval(command) => match command {
-            ApprovalCommand::List { plane } => planned("knowledge.approval.list", Json::Object(given(&[("plane", &plane)]))),
+            ApprovalCommand::List { plane, mine } => {
+                planned("knowledge.approval.list", with(json!({"mine": mine}), given(&[("plane", &plane)])))
+            }
             ApprovalCommand::Grant(args) => {
                 let confirm = Some(args.plane.clone());
                 Planned { confirm, ..decide("knowledge.approval.grant", args, Goal::State(LifecycleState::Purged))? }
             }
             ApprovalCommand::Deny(args) => decide("knowledge.approval.deny", args, Goal::Settled)?,
-            ApprovalCommand::Withdraw(args) => decide("knowledge.approval.withdraw", args, Goal::Settled)?,
+            ApprovalCommand::Withdraw(args) => planned(
+                "knowledge.approval.withdraw",
+                with(json!({"plane": args.plane, "reason": args.reason}), given(&[("by", &args.by)])),
+            ),
+        },
+        Command::Approver(command) => match command {
+            ApproverCommand::Add { actor, key, role, reason } => {
+                let public_key = sign::public_key(&key)?;
+                let arguments = json!({"actor": actor, "public_key": public_key, "roles": role, "reason": reason});
+                Planned { creates: true, ..planned("governance.approver.add", arguments) }
+            }
+            ApproverCommand::List { all } => planned("governance.approver.list", json!({"all": all})),
+            ApproverCommand::Revoke { fingerprint, reason } => {
+                planned("governance.approver.revoke", json!({"fingerprint": fingerprint, "reason": reason}))
+            }
         },
         Command::Hold(command) => match command {
-            HoldCommand::Place { plane, tenant, reason } => {
-                planned("knowledge.hold.place", with(json!({"reason": reason}), given(&[("plane", &plane), ("tenant", &tenant)])))
+            HoldCommand::Place { plane, tenant, matter, authority, review, reason } => {
+                let review_at = instant("review", review)?;
+                let more = given(&[("matter", &matter), ("authority", &authority), ("review_at", &review_at)]);
+                planned("knowledge.hold.place", with(json!({"planes": plane, "tenants": tenant, "reason": reason}), more))
             }
-            HoldCommand::Release { hold, reason } => {
-                planned("knowledge.hold.release", json!({"hold_id": hold, "reason": reason}))
+            HoldCommand::Release { hold, matter, reason } => {
+                let which = given(&[("hold_id", &hold), ("matter", &matter)]);
+                planned("knowledge.hold.release", with(json!({"reason": reason}), which))
             }
             HoldCommand::List { plane, all } => {
                 planned("knowledge.hold.list", with(json!({"all": all}), given(&[("plane", &plane)])))
@@ -169,7 +195,10 @@ fn offboarding(command: OffboardingCommand) -> Result<Planned, CommandError> {
             let arguments = given(&[("tenant", &tenant), ("state", &state), ("status", &status), ("due_before", &due_before)]);
             planned("knowledge.offboarding.list", with(json!({"halted": halted}), arguments))
         }
-        OffboardingCommand::Show { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
+        OffboardingCommand::Show { plane, plan: true } => planned("knowledge.offboarding.plan", json!({"plane": plane})),
+        OffboardingCommand::Show { plane, plan: false } => planned("knowledge.offboarding.show", json!({"plane": plane})),
+        OffboardingCommand::BreakGlass(args) => reasoned("knowledge.offboarding.break_glass", args, Goal::Settled)?,
+        OffboardingCommand::Review(args) => reasoned("knowledge.offboarding.review", args, Goal::Settled)?,
         OffboardingCommand::Cancel(args) => reasoned("knowledge.offboarding.cancel", args, Goal::State(LifecycleState::Active))?,
         OffboardingCommand::Retry(args) => reasoned("knowledge.offboarding.retry", args, Goal::Settled)?,
     })
@@ -203,7 +232,12 @@ fn reasoned(operation: &'static str, args: ReasonedArgs, goal: Goal) -> Result<P
 
 fn decide(operation: &'static str, args: DecideArgs, goal: Goal) -> Result<Planned, CommandError> {
     let wait = wait(args.wait, goal)?;
-    Ok(Planned { wait, yes: args.yes, ..planned(operation, json!({"plane": args.plane, "reason": args.reason})) })
+    let sign = match (args.key, args.signature) {
+        (Some(key), _) => Some(Signing::With(key)),
+        (None, Some(file)) => Some(Signing::Made(file)),
+        (None, None) => None,
+    };
+    Ok(Planned { wait, sign, yes: args.yes, ..planned(operation, json!({"plane": args.plane, "reason": args.reason})) })
 }
 
 fn wait(args: WaitArgs, goal: Goal) -> Result<Option<Wait>, CommandError> {

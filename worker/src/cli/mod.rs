@@ -9,6 +9,7 @@ mod calls;
 mod confirm;
 mod open;
 mod render;
+mod sign;
 mod wait;
 
 use std::{io::Write, process::ExitCode, sync::Arc};
@@ -170,9 +171,6 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         }
         command => {
             let planned = calls::plan(command)?;
-            if let Some(plane) = &planned.confirm {
-                confirm::ask(plane, planned.yes, global.json)?;
-            }
             with_app(&global, planned.creates, async |app| call(app, &global, planned).await).await
         }
     }
@@ -209,8 +207,26 @@ async fn work(app: &Arc<App>, global: &Global, until_idle: bool) -> Result<ExitC
 }
 
 /// A command that is one call of one operation.
-async fn call(app: &Arc<App>, global: &Global, planned: calls::Planned) -> Result<ExitCode, CommandError> {
+async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> Result<ExitCode, CommandError> {
     let operation = planned.operation;
+    let plan = match &planned.sign {
+        Some(_) => {
+            let plane = json!({"plane": planned.arguments["plane"]});
+            Some(dispatch(app, global, "knowledge.offboarding.plan", plane).await?)
+        }
+        None => None,
+    };
+    if let Some(plane) = &planned.confirm {
+        if let Some(text) = plan.as_ref().and_then(|plan| plan["text"].as_str()).filter(|_| !global.json) {
+            eprintln!("{text}");
+        }
+        confirm::ask(plane, planned.yes, global.json)?;
+    }
+    if let (Some(signing), Some(plan)) = (&planned.sign, &plan)
+        && let (Some(arguments), Json::Object(more)) = (planned.arguments.as_object_mut(), signing.arguments(plan)?)
+    {
+        arguments.extend(more);
+    }
     let mut document = dispatch(app, global, operation, planned.arguments).await?;
     if let Some(wait) = planned.wait {
         document = wait::until(app, global, &document, wait).await?;
@@ -222,6 +238,10 @@ async fn call(app: &Arc<App>, global: &Global, planned: calls::Planned) -> Resul
         let lines = document["entries"].as_array().into_iter().flatten().map(|entry| format!("{entry}\n")).collect::<String>();
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
         document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
+    }
+    if operation == "knowledge.offboarding.plan" && !global.json {
+        print_plan(document);
+        return Ok(ExitCode::SUCCESS);
     }
     let broken =
         ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken") || document["ledger"] == "suspect";
@@ -252,6 +272,14 @@ fn print(global: &Global, operation: &str, document: Json) {
         // A reader that went away (`| head`) is no failure of ours.
         let _ = write!(out, "{}", render::text(operation, &document));
     }
+}
+
+/// Prints a plan to the byte, so that what is redirected can be signed and verified; what surrounds it goes to standard error.
+fn print_plan(mut document: Json) {
+    let text = document["text"].take();
+    document["plan"].take();
+    let _ = std::io::stdout().lock().write_all(text.as_str().unwrap_or_default().as_bytes());
+    eprintln!("\n{}", render::text("", &document));
 }
 
 pub(crate) fn print_document(mut document: Json) {

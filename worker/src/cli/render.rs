@@ -8,7 +8,17 @@ type Columns = &'static [(&'static str, &'static str)];
 
 /// Which array of a document is a table, and how it is shown.
 const TABLES: &[(&str, Columns)] = &[
-    ("tenants", &[("NAME", "name"), ("STATUS", "status"), ("TENANT ID", "tenant_id"), ("SINCE", "created_at")]),
+    (
+        "tenants",
+        &[
+            ("NAME", "name"),
+            ("STATUS", "status"),
+            ("TENANT ID", "tenant_id"),
+            ("PROTECTED UNTIL", "protected_until"),
+            ("SINCE", "created_at"),
+        ],
+    ),
+    ("placed", &[("HOLD ID", "hold_id"), ("ON", "subject_kind"), ("SUBJECT", "subject_id"), ("STOPPED", "stopped")]),
     ("stores", &[("NAME", "name"), ("KIND", "kind"), ("TENANTS", "tenants"), ("BACKUPS", "backup_retention"), ("URL", "url")]),
     ("planes", &[("TENANT", "tenant"), ("NAME", "name"), ("STATE", "state"), ("PLANE ID", "plane_id")]),
     ("tokens", &[("PREFIX", "prefix"), ("STATUS", "status"), ("TOKEN ID", "token_id"), ("EXPIRES", "expires_at")]),
@@ -32,7 +42,24 @@ const TABLES: &[(&str, Columns)] = &[
             ("WAITS FOR A DECISION", "plane_id"),
             ("PLAN", "plan_digest"),
             ("REQUESTED BY", "requested_by"),
+            ("APPROVED BY", "approved_by"),
             ("RETENTION UNTIL", "retention_until"),
+            ("MISSING", "missing"),
+        ],
+    ),
+    (
+        "approvers",
+        &[("WHO", "actor"), ("ROLES", "roles"), ("KEY", "fingerprint"), ("SINCE", "added_at"), ("REVOKED", "revoked_at")],
+    ),
+    (
+        "reviews",
+        &[
+            ("GRACE BROKEN ON", "plane_id"),
+            ("BY", "broken_by"),
+            ("AT", "broken_at"),
+            ("REASON", "reason"),
+            ("REVIEWED BY", "reviewed_by"),
+            ("FOUND", "review"),
         ],
     ),
     (
@@ -52,8 +79,11 @@ const TABLES: &[(&str, Columns)] = &[
             ("HOLD ID", "hold_id"),
             ("ON", "subject_kind"),
             ("SUBJECT", "subject_id"),
+            ("MATTER", "matter"),
             ("BY", "placed_by"),
+            ("AUTHORITY", "authority"),
             ("SINCE", "placed_at"),
+            ("REVIEW", "review_at"),
             ("REASON", "reason"),
         ],
     ),
@@ -116,6 +146,9 @@ pub(super) fn text(operation: &str, document: &Json) -> String {
         return out;
     }
     write(document, "", &mut out);
+    for text in document["waiting"].as_array().into_iter().flatten().filter_map(|plan| plan["text"].as_str()) {
+        out.push_str(&format!("\n{text}"));
+    }
     if out.is_empty() {
         out.push_str("nothing\n");
     }

@@ -167,12 +167,14 @@ impl KnowledgeLifecycleManager {
         entry.gate = Some(self.gate.decision("ALLOWED", None));
         let mut evidence =
             json!({"run_id": case.run.id, "epoch": epoch, "attempt": case.run.attempt, "interruptions": case.run.interruptions});
-        if let Some(approval) = case.facts.approval.as_ref().filter(|_| case.run.step == Step::Purge) {
-            if !approval.consumed {
+        if case.run.step == Step::Purge {
+            let plan = case.facts.plan_digest.clone().unwrap_or_default();
+            let used: Vec<_> = case.facts.approvals.iter().filter(|approval| approval.releases(&plan, case.facts.at)).collect();
+            for approval in used.iter().filter(|approval| !approval.consumed) {
                 tx.end_approval(approval.id, ApprovalStatus::Consumed).await?;
             }
-            evidence["approval_id"] = json!(approval.id);
-            evidence["plan_digest"] = json!(approval.plan_digest);
+            evidence["approvals"] = json!(used.iter().map(|approval| approval.id).collect::<Vec<_>>());
+            evidence["plan_digest"] = json!(plan);
         }
         entry.evidence = evidence;
         tx.append(entry).await?;

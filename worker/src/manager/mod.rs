@@ -22,7 +22,7 @@ pub use turn::Turn;
 
 use std::sync::Arc;
 
-use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
+use lethe_ledger::{Actor, Assurance, Case, Chain, Entry, EventType, Ledger};
 use lethe_stages::StageRegistry;
 
 use crate::{config::Config, gate::PolicyGate, world::World};
@@ -40,7 +40,8 @@ pub struct KnowledgeLifecycleManager {
 impl KnowledgeLifecycleManager {
     /// A manager over a ledger, a configuration, the stage handlers and the world outside.
     pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Self {
-        let gate = PolicyGate::new(config.revision.clone(), config.purge.per_hour_max);
+        let assurance_min = if ledger.insecure_demo() { Assurance::Asserted } else { config.approval.assurance_min };
+        let gate = PolicyGate::new(config.revision.clone(), config.purge.per_hour_max, assurance_min);
         Self { ledger, config, stages, gate, world, progress: ProgressBoard::default() }
     }
 

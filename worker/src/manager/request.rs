@@ -102,15 +102,18 @@ impl KnowledgeLifecycleManager {
             ));
         }
         let legal_due_at = ground.legal_due.map(|due| received_at + due.0);
-        let earliest = at + grace.0 + archive_delay.0 + retention.0;
+        let planned = at + grace.0 + archive_delay.0 + retention.0;
+        let earliest = tenant.protected_until.map_or(planned, |until| until.max(planned));
         if let Some(due) = legal_due_at.filter(|due| earliest > *due) {
+            let way_out = if earliest > planned {
+                "the tenant is protected from purges until then, which nobody can shorten"
+            } else {
+                "shorten --grace"
+            };
+            let (earliest_text, due_text) = (earliest.to_rfc3339(), due.to_rfc3339());
             return Err(Refusal::new(
                 Code::DueDateUnreachable,
-                format!(
-                    "the earliest purge would be {}, the law's due date is {}: shorten --grace",
-                    earliest.to_rfc3339(),
-                    due.to_rfc3339()
-                ),
+                format!("the earliest purge would be {earliest_text}, the law's due date is {due_text}: {way_out}"),
             )
             .with(json!({"earliest_purge": earliest, "legal_due_at": due})));
         }
@@ -305,8 +308,8 @@ impl KnowledgeLifecycleManager {
             let anew = self.plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
             tx.set_plan(&anew).await?;
             plan_digest = Some(anew.digest());
-            if let Some(approval) = &case.facts.approval {
-                // It released another plan, and there is room for one release at a time.
+            // They released another plan.
+            for approval in case.facts.approvals.iter().filter(|approval| !approval.consumed) {
                 tx.end_approval(approval.id, ApprovalStatus::Withdrawn).await?;
                 let mut entry = about(&case, EventType::ApprovalWithdrawn, by, "knowledge.offboarding.retry");
                 entry.reason = Some(reason.to_owned());

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use lethe_ledger::{Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, Run, Settlement, Tx};
+use lethe_ledger::{Actor, Approval, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, Run, Settlement, Tx};
 use serde::Serialize;
 use serde_json::json;
 
@@ -23,6 +23,8 @@ pub struct SweepReport {
     pub halted: u64,
     /// Approvals that expired.
     pub approvals_expired: u64,
+    /// Approvals of whose end somebody was reminded.
+    pub approvals_ending: u64,
     /// Parked runs made due.
     pub woken: u64,
 }
@@ -79,6 +81,16 @@ fn is_dead(ledger: &Ledger, worker: &str) -> bool {
     }
 }
 
+/// Puts on record what became of an approval.
+async fn of_approval(tx: &mut Tx, approval: &Approval, event: EventType) -> Result<(), Fault> {
+    let plane = tx.plane(approval.plane_id).await?.ok_or(Fault::IncompleteEntry(vec!["plane"]))?;
+    let mut entry = Entry::new(Chain::Plane(plane.id), Some(plane.tenant_id), event, &Actor::system("sweep"), "sweep");
+    entry.offboarding_id = Some(approval.offboarding_id);
+    entry.evidence = json!({"approval_id": approval.id, "plan_digest": approval.plan_digest, "expires_at": approval.expires_at});
+    tx.append(entry).await?;
+    Ok(())
+}
+
 impl KnowledgeLifecycleManager {
     /// Sweeps once.
     pub async fn sweep(&self) -> Result<SweepReport, Fault> {
@@ -93,7 +105,9 @@ impl KnowledgeLifecycleManager {
                 );
             }
             // Everything at once and in order; what was found is asked again of what is locked.
+            let soon = tx.at() + self.config.approval.remind_before.0;
             let mut planes: Vec<_> = tx.expired_approvals().await?.iter().map(|approval| approval.plane_id).collect();
+            planes.extend(tx.ending_approvals(soon).await?.iter().map(|approval| approval.plane_id));
             planes.extend(lost.iter().map(|run| run.plane_id));
             tx.lock_planes(&planes).await?;
             self.observe_clock(tx).await?;
@@ -102,15 +116,15 @@ impl KnowledgeLifecycleManager {
             }
             for approval in tx.expired_approvals().await?.into_iter().filter(|approval| planes.contains(&approval.plane_id)) {
                 tx.end_approval(approval.id, ApprovalStatus::Expired).await?;
-                let plane = tx.plane(approval.plane_id).await?.ok_or(Fault::IncompleteEntry(vec!["plane"]))?;
-                let chain = Chain::Plane(plane.id);
-                let mut entry =
-                    Entry::new(chain, Some(plane.tenant_id), EventType::ApprovalExpired, &Actor::system("sweep"), "sweep");
-                entry.offboarding_id = Some(approval.offboarding_id);
-                entry.evidence =
-                    json!({"approval_id": approval.id, "plan_digest": approval.plan_digest, "expires_at": approval.expires_at});
-                tx.append(entry).await?;
+                of_approval(tx, &approval, EventType::ApprovalExpired).await?;
                 report.approvals_expired += 1;
+            }
+            for approval in tx.ending_approvals(soon).await?.into_iter().filter(|approval| planes.contains(&approval.plane_id)) {
+                tx.reminded(approval.id).await?;
+                of_approval(tx, &approval, EventType::ApprovalEnding).await?;
+                let (plane, until) = (approval.plane_id, approval.expires_at);
+                tracing::warn!(%plane, %until, "an approval ends soon, and its purge has not begun");
+                report.approvals_ending += 1;
             }
             report.woken = tx.wake_settled().await?;
             Ok::<_, Fault>(report)

@@ -1,7 +1,10 @@
-//! Approvals: somebody other than the requester releases exactly one destruction plan, once.
+//! Approvals: others than the requester release exactly one destruction plan, once, each with a signature where policy wants it.
+//!
+//! The rule: a decision is on the plan as it stands under lock, to the byte. A denial is final for its plan. How many approvals it takes,
+//! and whose, the gate says. If we die in it, nothing was decided.
 
-use lethe_ledger::{ApprovalStatus, Assurance, Chain, Entry, EventType, NewApproval, Offboarding, Tx};
-use lethe_stages::{Code, LifecycleState, Refusal};
+use lethe_ledger::{Approval, ApprovalStatus, Assurance, Chain, Entry, EventType, NewApproval, Offboarding, Tx};
+use lethe_stages::{Code, LifecycleState, Refusal, canonical};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -10,12 +13,19 @@ use super::{
     lookup::{self, Found},
     said,
 };
+use crate::signature;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Decide {
     plane: String,
     reason: String,
+    /// The plan that is meant; another one that stands by now is refused.
+    #[serde(default)]
+    plan_digest: Option<String>,
+    /// SSHSIG over the plan's text, armoured.
+    #[serde(default)]
+    signature: Option<String>,
 }
 
 /// The offboarding whose plan can be decided on, and the plan's digest.
@@ -45,20 +55,52 @@ pub(super) async fn deny(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
     decide(app, tx, call, ApprovalStatus::Denied).await
 }
 
+/// Whose key signed the plan, and the signature; refused unless it is a valid key of the caller's.
+async fn signed(tx: &mut Tx, call: &Call, open: &Offboarding, signature: &str) -> Result<(String, String), Refusal> {
+    let invalid = |why: String| Refusal::new(Code::SignatureInvalid, format!("--signature: {why}"));
+    let fingerprint = signature::signer(signature).map_err(invalid)?;
+    let by = call.actor.to_string();
+    let known = tx.approver(&fingerprint).await.map_err(|_| invalid("the registered keys cannot be read".into()))?;
+    let approver = known.filter(|approver| approver.actor == by).ok_or_else(|| {
+        let message =
+            format!("key {fingerprint} is not registered for {by}: `lethe approver add {by} --key FILE.pub --reason …`");
+        Refusal::new(Code::ApproverUnknown, message)
+    })?;
+    if let Some(at) = approver.revoked_at {
+        return Err(Refusal::new(Code::ApproverUnknown, format!("key {fingerprint} was revoked at {}", at.to_rfc3339())));
+    }
+    let plan = open.plan.as_ref().ok_or_else(|| invalid("there is no plan".into()))?;
+    signature::verify(&approver.public_key, &plan.text(), signature).map_err(invalid)?;
+    Ok((fingerprint, signature.trim().to_owned() + "\n"))
+}
+
 async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> Outcome {
     let args: Decide = arguments(call)?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     said("--reason", &args.reason)?;
     let (open, plan_digest) = decidable(tx, &found).await?;
+    if let Some(meant) = args.plan_digest.as_ref().filter(|meant| **meant != plan_digest) {
+        let message = format!("the plan is now {plan_digest}, not {meant}: `lethe offboarding show {} --plan`", found.plane.id);
+        return Err(found.refuse(Refusal::new(Code::PlanChanged, message).with(json!({"plan_digest": plan_digest}))));
+    }
     let by = call.actor.to_string();
     if by == open.terms.requested_by {
         let message = format!("{by} requested this offboarding; somebody else must decide");
         return Err(found.refuse(Refusal::new(Code::ApprovalBySelf, message)));
     }
-    // Signatures and sign-in come later; until then an actor says who it is, and nothing more is known.
-    let assurance = Assurance::Asserted;
-    if assurance < app.config.approval.assurance_min && !app.ledger.insecure_demo() {
-        let message = format!("{by} is only {assurance}; approval.assurance_min is {}", app.config.approval.assurance_min);
+    let signed = match &args.signature {
+        Some(signature) => Some(signed(tx, call, &open, signature).await.map_err(|refusal| found.refuse(refusal))?),
+        None => None,
+    };
+    // Without a signature, an actor says who it is, and nothing more is known.
+    let assurance = if signed.is_some() { Assurance::Signed } else { Assurance::Asserted };
+    let wanted = app.config.approval.assurance_min;
+    if status == ApprovalStatus::Granted && assurance < wanted && !app.ledger.insecure_demo() {
+        let message = format!(
+            "{by} is only {assurance}, approval.assurance_min is {wanted}: register a key with `lethe approver add`, and sign with \
+             `lethe approval grant {} --reason … --key FILE`",
+            found.plane.id
+        );
         return Err(found.refuse(Refusal::new(Code::AssuranceTooLow, message)));
     }
     for standing in tx.approvals(Some(open.id)).await? {
@@ -70,8 +112,8 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
                     json!({"approval_id": standing.id, "plan_digest": standing.plan_digest, "expires_at": standing.expires_at});
                 tx.append(entry).await?;
             }
-            ApprovalStatus::Granted | ApprovalStatus::Consumed => {
-                let message = format!("{} approved it already: `lethe approval withdraw` takes that back", standing.approved_by);
+            ApprovalStatus::Granted | ApprovalStatus::Consumed if standing.approved_by == by => {
+                let message = format!("{by} approved it already: `lethe approval withdraw` takes that back");
                 return Err(found.refuse(Refusal::new(Code::ApprovalExists, message)));
             }
             ApprovalStatus::Denied if standing.plan_digest == plan_digest => {
@@ -84,6 +126,10 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
             _ => {}
         }
     }
+    if released(app, tx, &found).await? {
+        let message = "the plan is approved by everybody it needs: `lethe approval withdraw` takes that back";
+        return Err(found.refuse(Refusal::new(Code::ApprovalExists, message)));
+    }
     let expires_at = open.retention_until.map_or(tx.at(), |until| until.max(tx.at())) + app.config.approval.valid.0;
     let new = NewApproval {
         offboarding_id: open.id,
@@ -94,6 +140,7 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
         identity_assurance: assurance,
         reason: args.reason.clone(),
         expires_at,
+        signed: signed.clone().map(|(fingerprint, signature)| (signature, fingerprint)),
     };
     let id = tx.insert_approval(&new).await?;
     let event = if status == ApprovalStatus::Granted { EventType::Approved } else { EventType::Denied };
@@ -101,33 +148,79 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
     entry.reason = Some(args.reason);
     entry.evidence =
         json!({"approval_id": id, "plan_digest": plan_digest, "identity_assurance": assurance, "expires_at": expires_at});
+    if let Some((fingerprint, signature)) = &signed {
+        entry.evidence["key_fingerprint"] = json!(fingerprint);
+        entry.evidence["signature_sha256"] = json!(canonical::sha256(signature.as_bytes()));
+    }
     tx.append(entry).await?;
-    tx.wake(found.plane.id, &[Code::ApprovalRequired, Code::ApprovalExpired, Code::PlanChanged]).await?;
+    tx.wake(found.plane.id, &[Code::ApprovalRequired, Code::ApprovalsTooFew, Code::ApprovalExpired, Code::PlanChanged]).await?;
+    let missing = match status {
+        ApprovalStatus::Granted => missing(app, tx, &found).await?,
+        _ => None,
+    };
     Ok(json!({
         "approval_id": id, "plane_id": found.plane.id, "offboarding_id": open.id, "status": status, "plan_digest": plan_digest,
-        "identity_assurance": assurance, "expires_at": expires_at, "plan": open.plan,
+        "identity_assurance": assurance, "key_fingerprint": signed.map(|(fingerprint, _)| fingerprint), "expires_at": expires_at,
+        "still_missing": missing, "plan": open.plan,
     }))
 }
 
+/// Why the approvals that stand do not yet release the plan.
+async fn missing(app: &App, tx: &mut Tx, found: &Found) -> Result<Option<Refusal>, Stop> {
+    let case = tx.open_case(found.plane.id).await?;
+    Ok(case.and_then(|case| app.manager.gate.approved(&case).err()))
+}
+
+/// Whether the approvals that stand release the plan.
+async fn released(app: &App, tx: &mut Tx, found: &Found) -> Result<bool, Stop> {
+    let case = tx.open_case(found.plane.id).await?;
+    Ok(case.is_some_and(|case| app.manager.gate.approved(&case).is_ok()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Withdraw {
+    plane: String,
+    reason: String,
+    /// Whose approval; by default the caller's own, or the only one.
+    #[serde(default)]
+    by: Option<String>,
+}
+
 pub(super) async fn withdraw(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
-    let args: Decide = arguments(call)?;
+    let args: Withdraw = arguments(call)?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     said("--reason", &args.reason)?;
     let open = tx.offboardings_of(found.plane.id).await?.into_iter().find(|offboarding| offboarding.closed_at.is_none());
-    let standing = match &open {
-        Some(open) => tx.approvals(Some(open.id)).await?.into_iter().find(|approval| approval.status == ApprovalStatus::Granted),
-        None => None,
+    let standing: Vec<_> = match &open {
+        Some(open) => {
+            let granted = |approval: &Approval| approval.status == ApprovalStatus::Granted;
+            tx.approvals(Some(open.id)).await?.into_iter().filter(granted).collect()
+        }
+        None => Vec::new(),
     };
-    let (Some(open), Some(standing)) = (open, standing) else {
-        let message = "no unused approval of this plane stands: what a purge has begun to use cannot be taken back";
+    let of = |who: &str| standing.iter().find(|approval| approval.approved_by == who);
+    let caller = call.actor.to_string();
+    let chosen = match &args.by {
+        Some(by) => of(by),
+        None => of(&caller).or(if let [only] = standing.as_slice() { Some(only) } else { None }),
+    };
+    let (Some(open), Some(chosen)) = (&open, chosen) else {
+        let names: Vec<_> = standing.iter().map(|approval| approval.approved_by.as_str()).collect();
+        let message = match names.as_slice() {
+            [] => "no unused approval of this plane stands: what a purge has begun to use cannot be taken back".to_owned(),
+            _ => format!("name whose approval is taken back, --by {}", names.join(" or --by ")),
+        };
         return Err(found.refuse(Refusal::new(Code::ApprovalUnknown, message)));
     };
-    tx.end_approval(standing.id, ApprovalStatus::Withdrawn).await?;
-    let mut entry = entry(&found, &open, EventType::ApprovalWithdrawn, call);
+    tx.end_approval(chosen.id, ApprovalStatus::Withdrawn).await?;
+    let mut entry = entry(&found, open, EventType::ApprovalWithdrawn, call);
     entry.reason = Some(args.reason);
-    entry.evidence = json!({"approval_id": standing.id, "plan_digest": standing.plan_digest});
+    entry.evidence = json!({"approval_id": chosen.id, "plan_digest": chosen.plan_digest});
     tx.append(entry).await?;
-    Ok(json!({"approval_id": standing.id, "plane_id": found.plane.id, "status": ApprovalStatus::Withdrawn}))
+    Ok(
+        json!({"approval_id": chosen.id, "plane_id": found.plane.id, "approved_by": chosen.approved_by, "status": ApprovalStatus::Withdrawn}),
+    )
 }
 
 fn entry(found: &Found, open: &Offboarding, event: EventType, call: &Call) -> Entry {
@@ -141,10 +234,13 @@ fn entry(found: &Found, open: &Offboarding, event: EventType, call: &Call) -> En
 struct List {
     #[serde(default)]
     plane: Option<String>,
+    /// Only what waits for the caller.
+    #[serde(default)]
+    mine: bool,
 }
 
-/// Decisions so far, and planes whose plan waits for one.
-pub(super) async fn list(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+/// Decisions so far, planes whose plan waits for one, and reviews that are owed.
+pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
     let args: List = arguments(call)?;
     let only = match &args.plane {
         Some(plane) => Some(lookup::plane(tx, call, plane).await?.plane.id),
@@ -154,25 +250,33 @@ pub(super) async fn list(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) 
         Some(name) => Some(lookup::tenant(tx, call, name).await?.id),
         None => None,
     };
+    let me = call.actor.to_string();
     let planes = tx.planes(tenant, None).await?;
     let visible = |id: uuid::Uuid| only.is_none_or(|only| only == id) && planes.iter().any(|plane| plane.id == id);
-    let approvals: Vec<_> = tx.approvals(None).await?.into_iter().filter(|approval| visible(approval.plane_id)).collect();
+    let mut approvals: Vec<_> = tx.approvals(None).await?.into_iter().filter(|approval| visible(approval.plane_id)).collect();
     let mut waiting = Vec::new();
     for plane in planes.iter().filter(|plane| plane.state == LifecycleState::Archived && visible(plane.id)) {
-        for open in tx.offboardings_of(plane.id).await?.into_iter().filter(|offboarding| offboarding.closed_at.is_none()) {
-            let decided = |status| matches!(status, ApprovalStatus::Granted | ApprovalStatus::Consumed | ApprovalStatus::Denied);
-            let standing = approvals.iter().any(|approval| {
-                approval.offboarding_id == open.id
-                    && decided(approval.status)
-                    && Some(&approval.plan_digest) == open.plan_digest.as_ref()
-            });
-            if !standing {
-                waiting.push(json!({
-                    "plane_id": plane.id, "offboarding_id": open.id, "plan_digest": open.plan_digest, "plan": open.plan,
-                    "requested_by": open.terms.requested_by, "retention_until": open.retention_until,
-                }));
-            }
+        let Some(case) = tx.open_case(plane.id).await? else { continue };
+        let open = &case.offboarding;
+        let Some(plan) = open.plan.as_ref().filter(|_| open.closed_at.is_none() && !case.facts.denied) else { continue };
+        let given = case.given.iter().any(|given| given.by == me);
+        let Some(missing) = app.manager.gate.approved(&case).err() else { continue };
+        if args.mine && (open.terms.requested_by == me || given) {
+            continue;
         }
+        waiting.push(json!({
+            "plane_id": plane.id, "offboarding_id": open.id, "plan_digest": open.plan_digest, "plan": plan,
+            "text": args.mine.then(|| plan.text()),
+            "requested_by": open.terms.requested_by, "retention_until": open.retention_until,
+            "approved_by": case.given.iter().map(|given| given.by.clone()).collect::<Vec<_>>(), "missing": missing.message,
+        }));
     }
-    Ok(json!({"approvals": approvals, "waiting": waiting}))
+    let owed = |by: &str| !args.mine || by != me;
+    let reviews: Vec<_> =
+        tx.open_reviews().await?.into_iter().filter(|broken| visible(broken.plane_id) && owed(&broken.broken_by)).collect();
+    if args.mine {
+        // Of the decisions, those that the caller made and that still stand.
+        approvals.retain(|approval| approval.approved_by == me && approval.status == ApprovalStatus::Granted);
+    }
+    Ok(json!({"approvals": approvals, "waiting": waiting, "reviews": reviews}))
 }

@@ -1,12 +1,13 @@
 //! Holds, which forbid every destructive step, and pauses, which stop a scope from being claimed.
 
-use lethe_ledger::{Chain, Entry, EventType, HoldSubject, Plane, RunStatus, Settlement, Tx};
+use chrono::{DateTime, Utc};
+use lethe_ledger::{Chain, Entry, EventType, Hold, HoldSubject, NewHold, Plane, RunStatus, Settlement, Tx};
 use lethe_stages::{Code, Refusal, Stage};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, operator, said};
+use super::{App, Call, Outcome, Refused, Stop, arguments, lookup, operator, parties::is_name, said};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +16,17 @@ struct Place {
     plane: Option<String>,
     #[serde(default)]
     tenant: Option<String>,
+    /// More than one, for a matter.
+    #[serde(default)]
+    planes: Vec<String>,
+    #[serde(default)]
+    tenants: Vec<String>,
+    #[serde(default)]
+    matter: Option<String>,
+    #[serde(default)]
+    authority: Option<String>,
+    #[serde(default)]
+    review_at: Option<DateTime<Utc>>,
     reason: String,
 }
 
@@ -57,11 +69,63 @@ async fn subject(tx: &mut Tx, call: &Call, plane: Option<&str>, tenant: Option<&
     }
 }
 
+/// Places a hold on each plane and tenant that is named, all or none. Those of one matter are released together or one by one.
 pub(super) async fn place_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
-    let args: Place = arguments(call)?;
-    let subject = subject(tx, call, args.plane.as_deref(), args.tenant.as_deref()).await?;
+    let mut args: Place = arguments(call)?;
     said("--reason", &args.reason)?;
-    let id = tx.insert_hold(subject.kind, subject.id, &args.reason, &call.actor.to_string()).await?;
+    args.planes.extend(args.plane.take());
+    args.tenants.extend(args.tenant.take());
+    if args.planes.is_empty() && args.tenants.is_empty() {
+        return Err(Refusal::new(Code::InvalidArgument, "a hold is on a plane or on a tenant: name one of them").into());
+    }
+    if args.matter.is_none() && args.planes.len() + args.tenants.len() > 1 {
+        let message = "holds on several planes or tenants are of one matter: name it with --matter";
+        return Err(Refusal::new(Code::InvalidArgument, message).into());
+    }
+    if let Some(matter) = &args.matter {
+        is_name("matter", matter)?;
+    }
+    args.authority.as_deref().map_or(Ok(()), |authority| said("--authority", authority))?;
+    if let Some(at) = args.review_at.filter(|at| *at <= tx.at()) {
+        return Err(Refusal::new(Code::InvalidArgument, format!("--review: {} has passed", at.to_rfc3339())).into());
+    }
+    // Tenants before planes, each kind in one order, so that no two callers wait for one another.
+    let (mut tenants, mut planes) = (Vec::new(), Vec::new());
+    for name in &args.tenants {
+        tenants.push(lookup::tenant(tx, call, name).await?.id);
+    }
+    for reference in &args.planes {
+        planes.push(lookup::seen(tx, call, reference).await?.plane.id);
+    }
+    tenants.sort();
+    tenants.dedup();
+    planes.sort();
+    planes.dedup();
+    let mut placed = Vec::new();
+    for (plane, tenant) in
+        tenants.iter().map(|id| (None, Some(id.to_string()))).chain(planes.iter().map(|id| (Some(id.to_string()), None)))
+    {
+        let subject = subject(tx, call, plane.as_deref(), tenant.as_deref()).await?;
+        placed.push(place_one(tx, call, &args, &subject).await?);
+    }
+    match placed.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => Ok(json!({"matter": args.matter, "placed": placed})),
+    }
+}
+
+async fn place_one(tx: &mut Tx, call: &Call, args: &Place, subject: &Subject) -> Outcome {
+    let by = call.actor.to_string();
+    let new = NewHold {
+        kind: subject.kind,
+        subject: subject.id,
+        matter: args.matter.as_deref(),
+        authority: args.authority.as_deref(),
+        review_at: args.review_at,
+        reason: &args.reason,
+        by: &by,
+    };
+    let id = tx.insert_hold(&new).await?;
     let mut stopped = Vec::new();
     for plane in &subject.planes {
         let Some(case) = tx.open_case(plane.id).await? else { continue };
@@ -78,8 +142,9 @@ pub(super) async fn place_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: 
         }));
     }
     let mut entry = Entry::new(subject.chain, Some(subject.tenant_id), EventType::HoldPlaced, &call.actor, &call.operation);
-    entry.reason = Some(args.reason);
-    entry.evidence = json!({"hold_id": id, "subject": subject.kind, "stopped": stopped});
+    entry.reason = Some(args.reason.clone());
+    entry.evidence = json!({"hold_id": id, "subject": subject.kind, "stopped": stopped, "matter": args.matter,
+        "authority": args.authority, "review_at": args.review_at});
     tx.append(entry).await?;
     let erased = subject.planes.iter().filter(|plane| plane.purged_at.is_some()).count();
     let mut answer = json!(tx.hold(id).await?);
@@ -91,26 +156,59 @@ pub(super) async fn place_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Release {
-    hold_id: Uuid,
+    #[serde(default)]
+    hold_id: Option<Uuid>,
+    #[serde(default)]
+    matter: Option<String>,
     reason: String,
 }
 
-pub(super) async fn release_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+/// Releases one hold, or every open one of a matter, all or none.
+pub(super) async fn release_hold(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
     let args: Release = arguments(call)?;
     said("--reason", &args.reason)?;
-    let unknown = || Refusal::new(Code::HoldUnknown, format!("no open hold {}: `lethe hold list` names them", args.hold_id));
-    let hold = tx.hold(args.hold_id).await?.filter(|hold| hold.released_at.is_none()).ok_or_else(&unknown)?;
+    let mut holds = match (args.hold_id, &args.matter) {
+        (Some(id), None) => tx.hold(id).await?.into_iter().collect(),
+        (None, Some(matter)) => tx.holds_of_matter(matter).await?,
+        _ => return Err(Refusal::new(Code::InvalidArgument, "name one hold, or a matter with --matter").into()),
+    };
+    holds.retain(|hold| hold.released_at.is_none());
+    if holds.is_empty() {
+        return Err(Refusal::new(Code::HoldUnknown, "there is no such open hold: `lethe hold list` names them").into());
+    }
+    holds.sort_by_key(|hold| (hold.subject_kind == HoldSubject::Plane, hold.subject_id));
+    let mut released = Vec::new();
+    for hold in &holds {
+        released.push(release_one(app, tx, call, hold, &args.reason).await?);
+    }
+    match released.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => Ok(json!({"matter": args.matter, "holds": released})),
+    }
+}
+
+async fn release_one(app: &App, tx: &mut Tx, call: &Call, hold: &Hold, reason: &str) -> Outcome {
     let key = hold.subject_id.to_string();
     let subject = match hold.subject_kind {
         HoldSubject::Plane => subject(tx, call, Some(&key), None).await?,
         HoldSubject::Tenant => subject(tx, call, None, Some(&key)).await?,
     };
+    let refuse = |code, message| {
+        Stop::from(Refused { refusal: Refusal::new(code, message), chain: subject.chain, tenant_id: Some(subject.tenant_id) })
+    };
     // Asked again, now that nobody else can release it.
-    let hold = tx.hold(args.hold_id).await?.filter(|hold| hold.released_at.is_none()).ok_or_else(unknown)?;
-    tx.release_hold(hold.id, &args.reason, &call.actor.to_string()).await?;
+    if tx.hold(hold.id).await?.is_none_or(|hold| hold.released_at.is_some()) {
+        return Err(refuse(Code::HoldUnknown, format!("no open hold {}: `lethe hold list` names them", hold.id)));
+    }
+    let by = call.actor.to_string();
+    if app.config.hold.release_by_other && hold.placed_by == by {
+        let message = format!("{by} placed hold {}; hold.release_by_other wants somebody else to release it", hold.id);
+        return Err(refuse(Code::ReleaseBySelf, message));
+    }
+    tx.release_hold(hold.id, reason, &by).await?;
     let mut entry = Entry::new(subject.chain, Some(subject.tenant_id), EventType::HoldReleased, &call.actor, &call.operation);
-    entry.reason = Some(args.reason);
-    entry.evidence = json!({"hold_id": hold.id, "subject": hold.subject_kind});
+    entry.reason = Some(reason.to_owned());
+    entry.evidence = json!({"hold_id": hold.id, "subject": hold.subject_kind, "matter": hold.matter});
     tx.append(entry).await?;
     for plane in &subject.planes {
         // The gate looks again: another hold may stand.

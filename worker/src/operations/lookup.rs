@@ -30,8 +30,20 @@ pub(super) async fn tenant(tx: &mut Tx, call: &Call, name: &str) -> Result<Tenan
     }
 }
 
-/// The plane of this id or `tenant/name`.
+fn unknown(reference: &str) -> Stop {
+    Refusal::new(Code::PlaneUnknown, format!("there is no plane {reference}: `lethe plane list` names them")).into()
+}
+
+/// The plane of this id or `tenant/name`, not to be changed meanwhile.
 pub(super) async fn plane(tx: &mut Tx, call: &Call, reference: &str) -> Result<Found, Stop> {
+    let mut found = seen(tx, call, reference).await?;
+    // Whoever writes holds the plane from here on; what is read of it and its tenant stays true.
+    found.plane = tx.locked(found.plane).await?.ok_or_else(|| unknown(reference))?;
+    Ok(found)
+}
+
+/// The same as it is now, without a lock.
+pub(super) async fn seen(tx: &mut Tx, call: &Call, reference: &str) -> Result<Found, Stop> {
     let plane = match (reference.parse::<Uuid>(), reference.split_once('/')) {
         (Ok(id), _) => tx.plane(id).await?,
         (Err(_), Some((tenant, name))) => match tx.tenant(tenant).await? {
@@ -43,11 +55,7 @@ pub(super) async fn plane(tx: &mut Tx, call: &Call, reference: &str) -> Result<F
             return Err(Refusal::new(Code::InvalidArgument, message).into());
         }
     };
-    let unknown =
-        || Refusal::new(Code::PlaneUnknown, format!("there is no plane {reference}: `lethe plane list` names them")).into();
-    let plane = plane.ok_or_else(unknown)?;
-    // Whoever writes holds the plane from here on; what is read of it and its tenant stays true.
-    let plane = tx.locked(plane).await?.ok_or_else(unknown)?;
+    let plane = plane.ok_or_else(|| unknown(reference))?;
     let tenant = tx.tenant(&plane.tenant_id.to_string()).await?.ok_or_else(|| {
         Stop::Fault(Fault::Unreadable {
             table: "planes",
@@ -57,7 +65,7 @@ pub(super) async fn plane(tx: &mut Tx, call: &Call, reference: &str) -> Result<F
         })
     })?;
     if call.tenant.as_ref().is_some_and(|own| *own != tenant.name) {
-        return Err(unknown());
+        return Err(unknown(reference));
     }
     Ok(Found { tenant, plane })
 }

@@ -6,15 +6,18 @@
 
 mod access;
 mod approvals;
+mod approvers;
 mod archives;
 mod audit;
 mod conform;
 mod control;
 mod dispatch;
+mod exceptions;
 mod ledger;
 mod lookup;
 mod offboardings;
 mod parties;
+mod plan;
 mod planes;
 mod preview;
 mod rebuild;
@@ -110,6 +113,7 @@ macro_rules! operations {
 operations! {
     "account.tenant.register" write ANYBODY parties::register_tenant;
     "account.tenant.list" read ANYBODY parties::list_tenants;
+    "account.tenant.protect" write HUMANS parties::protect_tenant;
     "account.tenant.show" read ANYBODY parties::show_tenant;
     "integrations.store.add" write ANYBODY parties::add_store, after parties::check_new_store;
     "integrations.store.check" write ANYBODY parties::store_checked, after parties::check_known_store;
@@ -129,12 +133,18 @@ operations! {
     "knowledge.offboarding.preview" read ANYBODY preview::preview, after preview::ask_stores;
     "knowledge.offboarding.list" read ANYBODY offboardings::list;
     "knowledge.offboarding.show" read ANYBODY status::show;
+    "knowledge.offboarding.plan" read ANYBODY plan::show;
+    "knowledge.offboarding.break_glass" write HUMANS exceptions::break_glass;
+    "knowledge.offboarding.review" write HUMANS exceptions::review;
     "knowledge.offboarding.cancel" write ANYBODY offboardings::cancel;
     "knowledge.offboarding.retry" write ANYBODY offboardings::retry;
     "knowledge.approval.grant" write HUMANS approvals::grant;
     "knowledge.approval.deny" write HUMANS approvals::deny;
     "knowledge.approval.withdraw" write HUMANS approvals::withdraw;
     "knowledge.approval.list" read ANYBODY approvals::list;
+    "governance.approver.add" write HUMANS approvers::add;
+    "governance.approver.revoke" write HUMANS approvers::revoke;
+    "governance.approver.list" read ANYBODY approvers::list;
     "knowledge.hold.place" write HUMANS control::place_hold;
     "knowledge.hold.release" write HUMANS control::release_hold;
     "knowledge.hold.list" read ANYBODY control::list_holds;

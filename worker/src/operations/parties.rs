@@ -1,12 +1,14 @@
 //! Tenants and stores: registered by an operator before planes can be.
 
+use chrono::{DateTime, Utc};
 use lethe_ledger::{Chain, Entry, EventType, NewStore, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal};
 use lethe_stores::{StoreCheck, shown_store_url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, operator, unusable};
+use super::{App, Call, Outcome, Refused, Stop, arguments, lookup, operator, said, unusable};
+use crate::config::LONGEST;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,53 @@ pub(super) async fn list_tenants(_app: &App, tx: &mut Tx, call: &Call, _prepared
     let tenants = tx.tenants().await?;
     let visible: Vec<_> = tenants.iter().filter(|tenant| call.tenant.as_ref().is_none_or(|own| *own == tenant.name)).collect();
     Ok(json!({"tenants": visible}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Protect {
+    name: String,
+    until: DateTime<Utc>,
+    reason: String,
+}
+
+/// Forbids that any plane of a tenant is purged before an instant. Nobody can take that back or shorten it.
+pub(super) async fn protect_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    operator(call)?;
+    let args: Protect = arguments(call)?;
+    said("--reason", &args.reason)?;
+    let tenant = lookup::tenant(tx, call, &args.name).await?;
+    // Nothing is decided on any of its planes meanwhile.
+    tx.lock_tenant(tenant.id, false).await?;
+    let tenant = lookup::tenant(tx, call, &args.name).await?;
+    let refuse = |code, message: String| {
+        Stop::from(Refused { refusal: Refusal::new(code, message), chain: Chain::Tenant(tenant.id), tenant_id: Some(tenant.id) })
+    };
+    if args.until <= tx.at() || args.until - tx.at() > LONGEST * 10 {
+        let message = format!("--until: {} has passed, or is more than a century away", args.until.to_rfc3339());
+        return Err(refuse(Code::InvalidArgument, message));
+    }
+    if let Some(until) = tenant.protected_until.filter(|until| args.until <= *until) {
+        let message =
+            format!("{} is protected until {} already, and protection is never shortened", tenant.name, until.to_rfc3339());
+        return Err(refuse(Code::PurgeProtected, message));
+    }
+    tx.protect_tenant(tenant.id, args.until).await?;
+    // Due dates of the law move for nobody; an erasure that waits is told, not dropped.
+    let mut late = Vec::new();
+    for plane in tx.planes(Some(tenant.id), None).await? {
+        let open = tx.offboardings_of(plane.id).await?.into_iter().find(|open| open.closed_at.is_none());
+        if let Some(due) = open.and_then(|open| open.terms.legal_due_at).filter(|due| *due < args.until) {
+            late.push(json!({"plane_id": plane.id, "legal_due_at": due}));
+        }
+    }
+    let mut entry = Entry::new(Chain::Tenant(tenant.id), Some(tenant.id), EventType::Protected, &call.actor, &call.operation);
+    entry.reason = Some(args.reason);
+    entry.evidence = json!({"protected_until": args.until, "before": tenant.protected_until});
+    tx.append(entry).await?;
+    let mut answer = json!(lookup::tenant(tx, call, &args.name).await?);
+    answer["misses_legal_due_date"] = json!(late);
+    Ok(answer)
 }
 
 pub(super) async fn show_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
