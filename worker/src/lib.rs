@@ -10,5 +10,6 @@ mod demo;
 pub mod gate;
 pub mod manager;
 pub mod operations;
+pub mod policy;
 pub mod runner;
 pub mod world;
