@@ -227,21 +227,25 @@ impl Whole {
         let found = Validator::new(schema.clone()).validate(parsed, ValidationMode::Strict);
         let named = |id: &cedar_policy::PolicyId| parsed.annotation(id, "id").unwrap_or("without id").to_owned();
         for error in found.validation_errors() {
-            faults.push(validated(file, text, &named(error.policy_id()), error));
+            faults.push(validated(file, text, &named(error.policy_id()), error, SPEAK_OF));
         }
         if faults.is_empty() {
             // A policy that can never apply, say, is a wall that is not there. (One with an error often cannot either.)
             for warning in found.validation_warnings() {
-                faults.push(validated(file, text, &named(warning.policy_id()), warning));
+                faults.push(validated(file, text, &named(warning.policy_id()), warning, CAN_APPLY));
             }
         }
         faults
     }
 }
 
+const SPEAK_OF: &str = "config/policies/lethe.cedarschema lists what policies can speak of";
+const CAN_APPLY: &str =
+    "write it so that some question can meet it (lethe.cedarschema lists which action is about what), or take it away";
+
 /// Cedar names a policy by its place in the file; people know it by its id.
-fn validated(file: &str, text: &str, id: &str, found: &dyn miette::Diagnostic) -> Fault {
-    let fault = Fault::found(file, text, found, "config/policies/lethe.cedarschema lists what policies can speak of");
+fn validated(file: &str, text: &str, id: &str, found: &dyn miette::Diagnostic, right: &str) -> Fault {
+    let fault = Fault::found(file, text, found, right);
     let said = match fault.wrong.strip_prefix("for policy `").and_then(|rest| rest.split_once('`')) {
         Some((_, rest)) => rest.trim_start_matches([',', ':', ' ']),
         None => &fault.wrong,

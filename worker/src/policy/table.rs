@@ -148,10 +148,10 @@ fn table() -> String {
     let mut text = LEGEND.to_owned();
     for preset in Preset::ALL {
         let policies = Policies::load(&Source::Preset(*preset)).expect("a preset that loads");
-        let _ = write!(text, "\n{:<17}", preset.as_str());
+        let _ = write!(text, "\n{:<19}", preset.as_str());
         COLUMNS.iter().for_each(|column| text.push_str(&format!("{:<11}", column.name)));
         for action in Action::ALL {
-            let _ = write!(text, "\n  {:<15}", action.as_str());
+            let _ = write!(text, "\n  {:<17}", action.as_str());
             COLUMNS.iter().for_each(|column| text.push_str(&format!("{:<11}", by_state(&policies, *action, column))));
         }
         text.push('\n');
