@@ -145,14 +145,15 @@ const SITUATIONS: &[(&str, Action, Change)] = &[
 ];
 
 fn table() -> String {
+    let load = |preset: &Preset| (*preset, Policies::load(&Source::Preset(*preset)).expect("a preset that loads"));
+    let presets: Vec<_> = Preset::ALL.iter().map(load).collect();
     let mut text = LEGEND.to_owned();
-    for preset in Preset::ALL {
-        let policies = Policies::load(&Source::Preset(*preset)).expect("a preset that loads");
+    for (preset, policies) in &presets {
         let _ = write!(text, "\n{:<19}", preset.as_str());
         COLUMNS.iter().for_each(|column| text.push_str(&format!("{:<11}", column.name)));
         for action in Action::ALL {
             let _ = write!(text, "\n  {:<17}", action.as_str());
-            COLUMNS.iter().for_each(|column| text.push_str(&format!("{:<11}", by_state(&policies, *action, column))));
+            COLUMNS.iter().for_each(|column| text.push_str(&format!("{:<11}", by_state(policies, *action, column))));
         }
         text.push('\n');
     }
@@ -161,8 +162,7 @@ fn table() -> String {
         let _ = write!(text, "\n{name}\n");
         let mut ask = question(*action, about(*action, LifecycleState::Archived));
         change(&mut ask);
-        for preset in Preset::ALL {
-            let policies = Policies::load(&Source::Preset(*preset)).expect("a preset that loads");
+        for (preset, policies) in &presets {
             let _ = writeln!(text, "  {:<10} {}", preset.as_str(), policies.decide(&ask));
         }
     }
