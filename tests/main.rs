@@ -36,6 +36,7 @@ mod parquet;
 mod path;
 mod pause;
 mod pgvector;
+mod policies;
 mod power;
 mod protocol;
 mod queue;

@@ -26,6 +26,7 @@ mod model;
 mod parquet;
 mod path;
 mod pause;
+mod policies;
 mod postgres;
 mod queue;
 mod refusals;

@@ -77,6 +77,8 @@ pub struct Case {
     pub facts: Facts,
     /// Whether anything at all is paused.
     pub paused: bool,
+    /// How its tenant is called.
+    pub tenant_name: String,
     /// How the approvals among the facts were given, in the same order.
     pub given: Vec<Given>,
     bound: Arc<BoundText>,
@@ -104,6 +106,17 @@ impl Case {
 }
 
 impl Case {
+    /// The kinds of the stores that the plane is bound to, as their URLs begin.
+    pub fn store_kinds(&self) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct At {
+            store_url: String,
+        }
+        // Where it cannot be read, the run's own fault says so as soon as it is used.
+        let bound: Vec<At> = serde_json::from_str(&self.bound.bindings).unwrap_or_default();
+        bound.iter().map(|at| at.store_url.split(':').next().unwrap_or_default().to_owned()).collect()
+    }
+
     /// The run is leased at an epoch to which its plane is raised; an approval that releases it is consumed.
     pub fn leased(&mut self, epoch: i64, lease: &Lease) {
         self.run.leased(epoch, lease, self.facts.at);
@@ -188,7 +201,7 @@ impl Case {
 macro_rules! changing {
     ($holds:literal) => {
         concat!(
-            "t.status AS tenant_status, t.protected_until,
+            "t.status AS tenant_status, t.name AS tenant_name, t.protected_until,
     EXISTS (SELECT 1 FROM break_glass g WHERE g.offboarding_id = r.offboarding_id) AS grace_skipped,
     (SELECT w.clock_suspect_since IS NOT NULL FROM witness w) AS clock_suspect,
     (SELECT w.behind_since IS NOT NULL FROM witness w) AS ledger_behind,
@@ -388,7 +401,8 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
         prefix: cells.get("prefix")?,
         manifest: cells.json_text("manifest")?,
     };
-    Ok(Case { run, plane, offboarding, facts, paused: cells.get("paused")?, given, bound: Arc::new(bound) })
+    let tenant_name = cells.get("tenant_name")?;
+    Ok(Case { run, plane, offboarding, facts, tenant_name, paused: cells.get("paused")?, given, bound: Arc::new(bound) })
 }
 
 impl Tx {

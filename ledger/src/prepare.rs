@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 use crate::{
     access, approvers, archives, break_glass, cases, db,
     db::Tx,
-    idempotency, locks,
+    decisions, idempotency, locks,
     many::Many,
     offboardings, parties, planes, queue, release,
     sql::{Inner, Sql},
@@ -19,6 +19,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     break_glass::STATEMENTS,
     cases::STATEMENTS,
     db::STATEMENTS,
+    decisions::STATEMENTS,
     idempotency::STATEMENTS,
     locks::STATEMENTS,
     offboardings::STATEMENTS,

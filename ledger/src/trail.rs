@@ -161,6 +161,8 @@ lethe_stages::text_enum! {
         ApproverAdded = "APPROVER_ADDED",
         /// A key was revoked.
         ApproverRevoked = "APPROVER_REVOKED",
+        /// Other policies decide from now on, or none do.
+        PolicyChanged = "POLICY_CHANGED",
         /// A grace period was cut short.
         BreakGlass = "BREAK_GLASS",
         /// Somebody else closed the review that this owed.

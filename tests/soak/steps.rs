@@ -143,7 +143,8 @@ impl Lethe {
         };
         let tenant = ledger.transact(async |tx: &mut Tx| tx.insert_tenant("acme").await).await.expect("a tenant").into_inner().id;
         let config = Arc::new(Config::load(None).expect("a configuration"));
-        let manager = KnowledgeLifecycleManager::new(ledger.clone(), config, no_work(), Arc::new(RealWorld::default()));
+        let manager =
+            KnowledgeLifecycleManager::new(ledger.clone(), config, no_work(), Arc::new(RealWorld::default())).expect("policies");
         (Site { dir, lethe, floor }, Self { ledger, manager: Arc::new(manager), tenant })
     }
 

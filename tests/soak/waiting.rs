@@ -133,7 +133,7 @@ impl Queue {
     fn over(ledger: Ledger) -> Self {
         let config = Arc::new(Config::load(None).expect("a configuration"));
         let world = Arc::new(RealWorld::default());
-        Self(KnowledgeLifecycleManager::new(ledger.clone(), config, StageRegistry::standard(), world), ledger)
+        Self(KnowledgeLifecycleManager::new(ledger.clone(), config, StageRegistry::standard(), world).expect("policies"), ledger)
     }
 }
 

@@ -3,13 +3,18 @@
 //! The rule: every key has a default and a sentence in that file; an unknown key, an unreadable value or a ground whose terms
 //! contradict one another stops the program at its start.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use chrono::TimeDelta;
-use lethe_ledger::Assurance;
+use lethe_ledger::{Actor, Assurance};
 use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
 use lethe_stores::Paces;
 use serde::{Deserialize, Deserializer};
+
+use crate::policy::{Preset, Role, Source};
 
 mod s3;
 
@@ -66,6 +71,8 @@ pub struct Config {
     pub grounds: BTreeMap<Ground, GroundConfig>,
     /// What is known of planes' use.
     pub usage: UsageConfig,
+    /// Policies.
+    pub policy: PolicyConfig,
     /// Approvals.
     pub approval: ApprovalConfig,
     /// Holds.
@@ -134,6 +141,35 @@ pub struct UsageConfig {
     pub accept_unknown: bool,
     /// Longest life of a reported use.
     pub ttl_max: Span,
+}
+
+/// See `[policy]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// The built-in policies that decide, where no folder is named.
+    pub preset: Preset,
+    /// A folder of policies that decide instead; empty: none.
+    pub folder: PathBuf,
+    /// Whether the last good policies go on deciding while those in the folder are broken.
+    pub keep_last_good: bool,
+    /// What this is an installation for.
+    pub environment: String,
+    /// Who has which role without a registered key.
+    pub roles: BTreeMap<Role, Vec<Actor>>,
+}
+
+impl PolicyConfig {
+    /// Where the policies come from.
+    pub fn source(&self) -> Source {
+        if self.folder.as_os_str().is_empty() { Source::Preset(self.preset) } else { Source::Folder(self.folder.clone()) }
+    }
+
+    /// The roles that the configuration gives an actor.
+    pub fn roles_of(&self, actor: &str) -> BTreeSet<Role> {
+        let has = |actors: &Vec<Actor>| actors.iter().any(|one| one.to_string() == actor);
+        self.roles.iter().filter(|(_, actors)| has(actors)).map(|(role, _)| *role).collect()
+    }
 }
 
 /// See `[approval]`.

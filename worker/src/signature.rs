@@ -28,10 +28,15 @@ impl std::str::FromStr for Key {
                     .into(),
             );
         }
+        let kind = text.split_whitespace().next().unwrap_or_default();
+        let other = ["ssh-", "ecdsa-", "sk-"].iter().any(|begins| kind.starts_with(begins)) && !kind.contains("ssh-ed25519");
+        if other {
+            return Err(format!("this is a key for {kind}: make one with `ssh-keygen -t ed25519` (or ed25519-sk)"));
+        }
         let mut key = PublicKey::from_openssh(text.trim())
             .map_err(|error| format!("this is no public key in OpenSSH's format, one line `ssh-ed25519 AAAA…`: {error}"))?;
         if !matches!(key.algorithm(), Algorithm::Ed25519 | Algorithm::SkEd25519) {
-            return Err(format!("this is a key for {}: make one with `ssh-keygen -t ed25519` (or ed25519-sk)", key.algorithm()));
+            return Err(format!("this is a key for {}, which signs no plans", key.algorithm()));
         }
         key.set_comment("");
         let openssh = key.to_openssh().map_err(|error| format!("write the public key: {error}"))?;

@@ -133,6 +133,9 @@ pub(crate) enum Command {
     /// Approvers, and the keys with which they sign
     #[command(subcommand)]
     Approver(ApproverCommand),
+    /// Policies, which say who may do what and how many approvals a purge takes
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Legal holds, which forbid every destructive step
     #[command(subcommand)]
     Hold(HoldCommand),
@@ -517,6 +520,20 @@ pub(crate) enum ApproverCommand {
         /// Why, for the record
         #[arg(long)]
         reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Show which policies decide, and the roles that the configuration gives
+    Show,
+    /// Validate policies, and show which recorded decisions they would have made otherwise
+    Check {
+        /// A folder of *.cedar files, or a preset: solo, team or regulated
+        policies: String,
+        /// Try at most so many recorded decisions, the latest [default: 10000]
+        #[arg(long, value_name = "N")]
+        limit: Option<i64>,
     },
 }
 

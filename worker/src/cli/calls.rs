@@ -10,8 +10,8 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
-        LedgerCommand, OffboardingCommand, PlaneCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
-        TokenCommand, UsageCommand, WaitArgs,
+        LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
+        TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -131,6 +131,12 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             ApproverCommand::List { all } => planned("governance.approver.list", json!({"all": all})),
             ApproverCommand::Revoke { fingerprint, reason } => {
                 planned("governance.approver.revoke", json!({"fingerprint": fingerprint, "reason": reason}))
+            }
+        },
+        Command::Policy(command) => match command {
+            PolicyCommand::Show => planned("governance.policy.show", json!({})),
+            PolicyCommand::Check { policies, limit } => {
+                planned("governance.policy.check", json!({"policies": policies, "limit": limit}))
             }
         },
         Command::Hold(command) => match command {

@@ -52,6 +52,18 @@ const TABLES: &[(&str, Columns)] = &[
         &[("WHO", "actor"), ("ROLES", "roles"), ("KEY", "fingerprint"), ("SINCE", "added_at"), ("REVOKED", "revoked_at")],
     ),
     (
+        "changes",
+        &[
+            ("AT", "at"),
+            ("WHO", "actor"),
+            ("WHAT", "action"),
+            ("ON", "resource"),
+            ("WAS", "was"),
+            ("WOULD BE", "would_be"),
+            ("WHY", "why"),
+        ],
+    ),
+    (
         "reviews",
         &[
             ("GRACE BROKEN ON", "plane_id"),

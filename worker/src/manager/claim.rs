@@ -176,6 +176,9 @@ impl KnowledgeLifecycleManager {
             evidence["approvals"] = json!(used.iter().map(|approval| approval.id).collect::<Vec<_>>());
             evidence["plan_digest"] = json!(plan);
         }
+        if case.run.step.is_destructive() {
+            evidence["config_revision"] = json!(self.config.revision);
+        }
         entry.evidence = evidence;
         tx.append(entry).await?;
         case.leased(epoch, &self.lease_for(tx, worker));

@@ -22,10 +22,10 @@ pub use turn::Turn;
 
 use std::sync::Arc;
 
-use lethe_ledger::{Actor, Assurance, Case, Chain, Entry, EventType, Ledger};
+use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
 use lethe_stages::StageRegistry;
 
-use crate::{config::Config, gate::PolicyGate, world::World};
+use crate::{config::Config, gate::PolicyGate, policy::PolicyError, world::World};
 
 /// Drives planes along the plan. Everything it needs is a constructor argument.
 pub struct KnowledgeLifecycleManager {
@@ -39,10 +39,12 @@ pub struct KnowledgeLifecycleManager {
 
 impl KnowledgeLifecycleManager {
     /// A manager over a ledger, a configuration, the stage handlers and the world outside.
-    pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Self {
-        let assurance_min = if ledger.insecure_demo() { Assurance::Asserted } else { config.approval.assurance_min };
-        let gate = PolicyGate::new(config.revision.clone(), config.purge.per_hour_max, assurance_min);
-        Self { ledger, config, stages, gate, world, progress: ProgressBoard::default() }
+    ///
+    /// # Errors
+    /// What is wrong with the policies.
+    pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Result<Self, PolicyError> {
+        let gate = PolicyGate::new(config.clone(), ledger.insecure_demo())?;
+        Ok(Self { ledger, config, stages, gate, world, progress: ProgressBoard::default() })
     }
 
     /// How far the handlers of this process are.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Claimed, KnowledgeLifecycleManager, about};
+use crate::policy::Reloaded;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -91,9 +92,18 @@ async fn of_approval(tx: &mut Tx, approval: &Approval, event: EventType) -> Resu
     Ok(())
 }
 
+/// Puts on record that other policies decide from now on, or none.
+async fn policies_changed(tx: &mut Tx, evidence: serde_json::Value) -> Result<(), Fault> {
+    let mut entry = Entry::new(Chain::System, None, EventType::PolicyChanged, &Actor::system("sweep"), "sweep");
+    entry.evidence = evidence;
+    tx.append(entry).await?;
+    Ok(())
+}
+
 impl KnowledgeLifecycleManager {
     /// Sweeps once.
     pub async fn sweep(&self) -> Result<SweepReport, Fault> {
+        let policies = self.gate.policies().reload(self.ledger.now());
         let owners = self.ledger.read(async |tx: &mut Tx| tx.lease_owners().await).await?;
         let dead: Vec<String> = owners.into_iter().filter(|owner| is_dead(&self.ledger, owner)).collect();
         let committed = self.ledger.transact(async |tx: &mut Tx| {
@@ -127,6 +137,18 @@ impl KnowledgeLifecycleManager {
                 report.approvals_ending += 1;
             }
             report.woken = tx.wake_settled().await?;
+            match &policies {
+                Reloaded::Unchanged => {}
+                Reloaded::Changed { from, to } => {
+                    policies_changed(tx, json!({"from": from, "to": to})).await?;
+                    report.woken += tx.wake_denied().await?;
+                }
+                Reloaded::Broken { error } => {
+                    tracing::error!(error = error as &dyn std::error::Error, "the policy folder is broken");
+                    let kept = self.config.policy.keep_last_good;
+                    policies_changed(tx, json!({"broken": error.short(), "last_good_decides": kept})).await?;
+                }
+            }
             Ok::<_, Fault>(report)
         });
         let report = committed.await?.into_inner();

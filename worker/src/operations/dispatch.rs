@@ -13,7 +13,7 @@ use lethe_stores::StoreDraft;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{Operation, Refused, Registry, Stop};
+use super::{Operation, Refused, Registry, Stop, authority};
 use crate::{config::Config, consequences::Consequences, manager::KnowledgeLifecycleManager, world::World};
 
 /// How often a call is made again that the database undid so that another one could go on.
@@ -88,7 +88,10 @@ impl App {
     ) -> Result<Self, String> {
         let ledger = ledger.with_tenant_in_flight_max(config.queue.tenant_in_flight_max);
         let config = Arc::new(config);
-        let manager = Arc::new(KnowledgeLifecycleManager::new(ledger.clone(), config.clone(), stages, world.clone()));
+        let manager = Arc::new(
+            KnowledgeLifecycleManager::new(ledger.clone(), config.clone(), stages, world.clone())
+                .map_err(|error| error.to_string())?,
+        );
         let registry = Registry::freeze(operations)?;
         let restore_folder = ledger.folder().join("restored");
         Ok(Self { ledger, config, manager, world, registry, consequences, restore_folder, drafts: Mutex::default() })
@@ -112,7 +115,12 @@ impl App {
             Err(refused) => return self.refuse(call, self.registry.get(&call.operation), *refused, began).await,
         };
         let prepared = match operation.prepare {
-            Some(prepare) => prepare(self, call).await,
+            Some(prepare) => {
+                match self.ledger.read(async |tx: &mut Tx| authority::asked(self, tx, call, operation).await).await {
+                    Ok(()) => prepare(self, call).await,
+                    Err(stop) => Err(stop),
+                }
+            }
             None => Ok(Json::Null),
         };
         let prepared = match prepared {
@@ -137,7 +145,11 @@ impl App {
             }
             return Ok(answer);
         }
-        match self.ledger.read(async |tx: &mut Tx| (operation.run)(self, tx, call, prepared).await).await {
+        let read = async |tx: &mut Tx| {
+            authority::check(self, tx, call, operation).await?;
+            (operation.run)(self, tx, call, prepared).await
+        };
+        match self.ledger.read(read).await {
             Ok(answer) => Ok(Answer::Done(answer)),
             Err(Stop::Refused(refused)) => self.refuse(call, Some(operation), *refused, began).await,
             Err(Stop::Fault(fault)) => Err(fault),
@@ -183,7 +195,11 @@ impl App {
             return self.audit(tx, call, Some(operation), Refused { refusal, chain: Chain::System, tenant_id: None }).await;
         }
         tx.savepoint().await?;
-        match (operation.run)(self, tx, call, prepared).await {
+        let done = match authority::check(self, tx, call, operation).await {
+            Ok(()) => (operation.run)(self, tx, call, prepared).await,
+            Err(stop) => Err(stop),
+        };
+        match done {
             Ok(answer) => {
                 if let Some(key) = &call.idempotency_key {
                     let mut kept = answer.clone();

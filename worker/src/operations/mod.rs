@@ -1,7 +1,7 @@
 //! Operations: every read and write that somebody can ask for, by name, and the one place that dispatches them.
 //!
 //! The rule: dispatch does, in this order: look up · authority · prepare (the world, no transaction) · transaction { idempotency key ·
-//! decide · write · audit } · commit · consequences. A refusal is an answer: its entry is committed, and nothing else of the call.
+//! policies · decide · write · audit } · commit · consequences. A refusal is an answer: its entry is committed, and nothing else of the call.
 //! The registry is frozen when it is built; a name that stands twice stops the program at its start.
 
 mod access;
@@ -9,6 +9,7 @@ mod approvals;
 mod approvers;
 mod archives;
 mod audit;
+mod authority;
 mod conform;
 mod control;
 mod dispatch;
@@ -19,6 +20,7 @@ mod offboardings;
 mod parties;
 mod plan;
 mod planes;
+mod policies;
 mod preview;
 mod rebuild;
 mod restore;
@@ -32,6 +34,8 @@ use lethe_stages::{Code, Refusal, ports::PortError};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
+
+use crate::policy::Action;
 
 /// A refusal, with the chain on which it is recorded.
 #[derive(Debug)]
@@ -86,6 +90,8 @@ pub struct Operation {
     pub writes: bool,
     /// Who may call it.
     pub actors: &'static [ActorType],
+    /// What the policies are asked about it.
+    pub action: Action,
     /// What it asks of the world before its transaction.
     prepare: Option<Prepare>,
     /// What it does in its transaction.
@@ -96,13 +102,14 @@ const ANYBODY: &[ActorType] = ActorType::ALL;
 const HUMANS: &[ActorType] = &[ActorType::User, ActorType::Founder];
 
 macro_rules! operations {
-    ($($name:literal $kind:ident $actors:ident $run:path $(, after $prepare:path)?;)*) => {
+    ($($name:literal $kind:ident $actors:ident $action:ident $run:path $(, after $prepare:path)?;)*) => {
         /// Every operation that this version has.
         pub fn all() -> Vec<Operation> {
             vec![$(Operation {
                 name: $name,
                 writes: stringify!($kind).as_bytes()[0] == b'w',
                 actors: $actors,
+                action: Action::$action,
                 prepare: { let _prepare: Option<Prepare> = None; $(let _prepare: Option<Prepare> = Some(|app, call| Box::pin($prepare(app, call)));)? _prepare },
                 run: |app, tx, call, prepared| Box::pin($run(app, tx, call, prepared)),
             }),*]
@@ -111,56 +118,58 @@ macro_rules! operations {
 }
 
 operations! {
-    "account.tenant.register" write ANYBODY parties::register_tenant;
-    "account.tenant.list" read ANYBODY parties::list_tenants;
-    "account.tenant.protect" write HUMANS parties::protect_tenant;
-    "account.tenant.show" read ANYBODY parties::show_tenant;
-    "integrations.store.add" write ANYBODY parties::add_store, after parties::check_new_store;
-    "integrations.store.check" write ANYBODY parties::store_checked, after parties::check_known_store;
-    "integrations.store.conform" write ANYBODY conform::record, after conform::run;
-    "integrations.store.list" read ANYBODY parties::list_stores;
-    "knowledge.plane.register" write ANYBODY planes::register, after planes::check_bindings;
-    "knowledge.plane.list" read ANYBODY planes::list;
-    "knowledge.plane.show" read ANYBODY planes::show;
-    "knowledge.token.issue" write ANYBODY access::issue_token;
-    "knowledge.token.list" read ANYBODY access::list_tokens;
-    "knowledge.token.revoke" write ANYBODY access::revoke_token;
-    "knowledge.access.check" read ANYBODY access::check;
-    "knowledge.usage.open" write ANYBODY access::open_usage;
-    "knowledge.usage.close" write ANYBODY access::close_usage;
-    "knowledge.usage.list" read ANYBODY access::list_usage;
-    "knowledge.offboarding.request" write ANYBODY offboardings::request, after offboardings::ask_archive;
-    "knowledge.offboarding.preview" read ANYBODY preview::preview, after preview::ask_stores;
-    "knowledge.offboarding.list" read ANYBODY offboardings::list;
-    "knowledge.offboarding.show" read ANYBODY status::show;
-    "knowledge.offboarding.plan" read ANYBODY plan::show;
-    "knowledge.offboarding.break_glass" write HUMANS exceptions::break_glass;
-    "knowledge.offboarding.review" write HUMANS exceptions::review;
-    "knowledge.offboarding.cancel" write ANYBODY offboardings::cancel;
-    "knowledge.offboarding.retry" write ANYBODY offboardings::retry;
-    "knowledge.approval.grant" write HUMANS approvals::grant;
-    "knowledge.approval.deny" write HUMANS approvals::deny;
-    "knowledge.approval.withdraw" write HUMANS approvals::withdraw;
-    "knowledge.approval.list" read ANYBODY approvals::list;
-    "governance.approver.add" write HUMANS approvers::add;
-    "governance.approver.revoke" write HUMANS approvers::revoke;
-    "governance.approver.list" read ANYBODY approvers::list;
-    "knowledge.hold.place" write HUMANS control::place_hold;
-    "knowledge.hold.release" write HUMANS control::release_hold;
-    "knowledge.hold.list" read ANYBODY control::list_holds;
-    "knowledge.control.pause" write ANYBODY control::pause;
-    "knowledge.control.resume" write ANYBODY control::resume;
-    "knowledge.archive.check" read ANYBODY archives::answer, after archives::check;
-    "knowledge.archive.verify" read ANYBODY archives::answer, after archives::verify;
-    "knowledge.archive.restore" write ANYBODY restore::register, after restore::rebuild;
-    "knowledge.archive.export" read ANYBODY archives::answer, after archives::export;
-    "governance.ledger.check" read ANYBODY ledger::check, after ledger::marks;
-    "governance.ledger.backup" read ANYBODY archives::answer, after ledger::backup;
-    "governance.ledger.reconcile" write HUMANS ledger::reconcile, after ledger::probe_again;
-    "governance.clock.confirm" write HUMANS ledger::confirm_clock;
-    "governance.audit.list" read ANYBODY audit::list;
-    "governance.audit.verify" read ANYBODY audit::verify;
-    "governance.audit.export" read ANYBODY audit::export;
+    "account.tenant.register" write ANYBODY Register parties::register_tenant;
+    "account.tenant.list" read ANYBODY Read parties::list_tenants;
+    "account.tenant.protect" write HUMANS Protect parties::protect_tenant;
+    "account.tenant.show" read ANYBODY Read parties::show_tenant;
+    "integrations.store.add" write ANYBODY Register parties::add_store, after parties::check_new_store;
+    "integrations.store.check" write ANYBODY Register parties::store_checked, after parties::check_known_store;
+    "integrations.store.conform" write ANYBODY Register conform::record, after conform::run;
+    "integrations.store.list" read ANYBODY Read parties::list_stores;
+    "knowledge.plane.register" write ANYBODY Register planes::register, after planes::check_bindings;
+    "knowledge.plane.list" read ANYBODY Read planes::list;
+    "knowledge.plane.show" read ANYBODY Read planes::show;
+    "knowledge.token.issue" write ANYBODY Register access::issue_token;
+    "knowledge.token.list" read ANYBODY Read access::list_tokens;
+    "knowledge.token.revoke" write ANYBODY Register access::revoke_token;
+    "knowledge.access.check" read ANYBODY UsePlane access::check;
+    "knowledge.usage.open" write ANYBODY UsePlane access::open_usage;
+    "knowledge.usage.close" write ANYBODY UsePlane access::close_usage;
+    "knowledge.usage.list" read ANYBODY Read access::list_usage;
+    "knowledge.offboarding.request" write ANYBODY Request offboardings::request, after offboardings::ask_archive;
+    "knowledge.offboarding.preview" read ANYBODY Read preview::preview, after preview::ask_stores;
+    "knowledge.offboarding.list" read ANYBODY Read offboardings::list;
+    "knowledge.offboarding.show" read ANYBODY Read status::show;
+    "knowledge.offboarding.plan" read ANYBODY Read plan::show;
+    "knowledge.offboarding.break_glass" write HUMANS BreakGlass exceptions::break_glass;
+    "knowledge.offboarding.review" write HUMANS Review exceptions::review;
+    "knowledge.offboarding.cancel" write ANYBODY Cancel offboardings::cancel;
+    "knowledge.offboarding.retry" write ANYBODY Retry offboardings::retry;
+    "knowledge.approval.grant" write HUMANS Approve approvals::grant;
+    "knowledge.approval.deny" write HUMANS Deny approvals::deny;
+    "knowledge.approval.withdraw" write HUMANS Withdraw approvals::withdraw;
+    "knowledge.approval.list" read ANYBODY Read approvals::list;
+    "governance.approver.add" write HUMANS ManageApprovers approvers::add;
+    "governance.approver.revoke" write HUMANS ManageApprovers approvers::revoke;
+    "governance.approver.list" read ANYBODY Read approvers::list;
+    "governance.policy.show" read ANYBODY Read policies::show;
+    "governance.policy.check" read ANYBODY Read policies::check;
+    "knowledge.hold.place" write HUMANS Hold control::place_hold;
+    "knowledge.hold.release" write HUMANS ReleaseHold control::release_hold;
+    "knowledge.hold.list" read ANYBODY Read control::list_holds;
+    "knowledge.control.pause" write ANYBODY Control control::pause;
+    "knowledge.control.resume" write ANYBODY Control control::resume;
+    "knowledge.archive.check" read ANYBODY Read archives::answer, after archives::check;
+    "knowledge.archive.verify" read ANYBODY Read archives::answer, after archives::verify;
+    "knowledge.archive.restore" write ANYBODY Register restore::register, after restore::rebuild;
+    "knowledge.archive.export" read ANYBODY Read archives::answer, after archives::export;
+    "governance.ledger.check" read ANYBODY Read ledger::check, after ledger::marks;
+    "governance.ledger.backup" read ANYBODY Read archives::answer, after ledger::backup;
+    "governance.ledger.reconcile" write HUMANS Recover ledger::reconcile, after ledger::probe_again;
+    "governance.clock.confirm" write HUMANS Recover ledger::confirm_clock;
+    "governance.audit.list" read ANYBODY Read audit::list;
+    "governance.audit.verify" read ANYBODY Read audit::verify;
+    "governance.audit.export" read ANYBODY Read audit::export;
 }
 
 /// The operations, by name. Frozen: there is no way to add one.

@@ -162,7 +162,7 @@ fn context(context: &Context) -> Result<CedarContext, String> {
     let pairs = [
         long("at", context.at.timestamp()),
         text("environment", &context.environment),
-        bool("insecure_demo", context.insecure_demo),
+        bool("asserted_suffices", context.asserted_suffices),
         ("approvals".into(), record(approvals)?),
     ];
     CedarContext::from_pairs(pairs).map_err(|error| told(&error))

@@ -5,7 +5,6 @@
 //!
 //! If we die between a decision and its effect, nothing was done; the question is asked again, on the facts of then.
 
-mod differences;
 mod entities;
 mod fault;
 mod model;
@@ -18,7 +17,6 @@ mod table;
 mod tests;
 
 pub use self::{
-    differences::{Difference, differences},
     fault::{Fault, PolicyError},
     model::{
         Action, Approvals, Ask, Context, Decision, OffboardingFacts, PlaneFacts, Preset, Principal, Resource, Role, Source,

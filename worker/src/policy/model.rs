@@ -42,6 +42,8 @@ text_enum! {
         Protect = "protect",
         /// Skip the rest of a grace period.
         BreakGlass = "break_glass",
+        /// Looking, afterwards, at why a grace period was cut short.
+        Review = "review",
         /// Pause and resume.
         Control = "control",
         /// Reconcile after a restored backup, confirm the clock.
@@ -197,8 +199,8 @@ pub struct Context {
     pub at: DateTime<Utc>,
     /// The environment, as the configuration names it.
     pub environment: String,
-    /// Whether the ledger was created with `--insecure-demo`.
-    pub insecure_demo: bool,
+    /// Whether approvals count whose giver is only said to be who it is.
+    pub asserted_suffices: bool,
     /// Who stands behind the current plan.
     pub approvals: Approvals,
 }

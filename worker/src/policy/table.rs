@@ -98,12 +98,12 @@ const SITUATIONS: &[(&str, Action, Change)] = &[
     ("purge, nobody approved", Action::Purge, |ask| approved(ask, 0, 0, 0)),
     ("purge, nobody approved, insecure demo", Action::Purge, |ask| {
         approved(ask, 0, 0, 0);
-        ask.context.insecure_demo = true;
+        ask.context.asserted_suffices = true;
     }),
     ("purge, one approved without proof", Action::Purge, |ask| approved(ask, 1, 0, 0)),
     ("purge, one approved without proof, insecure demo", Action::Purge, |ask| {
         approved(ask, 1, 0, 0);
-        ask.context.insecure_demo = true;
+        ask.context.asserted_suffices = true;
     }),
     ("purge, one signed", Action::Purge, |ask| approved(ask, 1, 1, 0)),
     ("purge, compliance signed alone", Action::Purge, |ask| approved(ask, 1, 1, 1)),
