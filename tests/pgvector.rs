@@ -82,6 +82,29 @@ async fn a_partition_goes_at_once_only_while_it_is_what_was_exported() {
 }
 
 #[tokio::test]
+async fn the_planner_forgets_a_plane_whose_partition_goes_and_learns_nothing_new_of_the_others() {
+    // Of the whole table; the server itself samples partitions at any time.
+    let kept = async |db: &Database, word: &str| {
+        let sql = "SELECT attname::text FROM pg_stats WHERE schemaname = 'kb' AND inherited AND concat(most_common_vals, histogram_bounds)";
+        db.texts(&format!("{sql} ~ '{word}' ORDER BY 1")).await
+    };
+    for analysed in [true, false] {
+        let (world, db) = (World::new().await, Database::new().await);
+        db.chunks("kb.chunks", true, &[("p1", 25), ("p2", 20)]).await;
+        if analysed {
+            db.as_app("ANALYZE kb.chunks").await.expect("samples");
+        }
+        db.register(&world).await;
+        let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+        let known: &[&str] = if analysed { &["body"] } else { &[] };
+        assert_eq!(kept(&db, "marker-p1-").await, known);
+        world.archived(&plane).await;
+        assert_eq!(kept(&db, "p1").await, Vec::<String>::new(), "nothing of the plane");
+        assert_eq!(kept(&db, "marker-p2-").await, known, "the neighbour's are there if they were");
+    }
+}
+
+#[tokio::test]
 async fn what_would_follow_a_delete_keeps_a_partition_from_going_at_once() {
     for obstacle in [
         "CREATE TABLE kb.cites (plane text, id bigint, FOREIGN KEY (plane, id) REFERENCES kb.chunks (plane, id))",

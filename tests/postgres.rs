@@ -194,6 +194,15 @@ async fn the_program_cannot_change_the_trail_and_its_owner_is_stopped_by_trigger
     invariants::check(&world).await;
 }
 
+#[tokio::test]
+async fn the_moves_that_need_no_look_up_are_those_of_the_lifecycle() {
+    let world = World::new().await;
+    let listed = "SELECT (regexp_matches(pg_get_triggerdef(oid), '''([A-Z_]+ [A-Z_]+)''', 'g'))[1] AS move FROM pg_trigger
+        WHERE tgname = 'planes_move_legally' ORDER BY 1";
+    let legal = "SELECT DISTINCT from_state || ' ' || to_state FROM legal_transitions ORDER BY 1";
+    assert_eq!(world.texts(listed).await, world.texts(legal).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn migrators_that_start_at_the_same_time_make_one_ledger() {
     let database = TestDatabase::empty().await;

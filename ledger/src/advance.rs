@@ -75,7 +75,8 @@ impl Tx {
         let written = self.trail_all(&mut script);
         self.settle_all(changes.settled, &mut script);
         self.start_waits(changes.waits, &mut script);
-        self.move_all(changes.moves, &mut script);
+        let raised = changes.enqueued.iter().filter_map(Enqueued::raises).collect();
+        self.advance_all(changes.moves, raised, &mut script);
         self.keep_archives(changes.kept, &mut script);
         self.set_plans(changes.plans, &mut script);
         self.enqueue_all(changes.enqueued, &mut script);

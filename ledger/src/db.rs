@@ -44,6 +44,15 @@ pub struct OpenOptions {
 /// What is due later than that is found by looking: nobody is told of it, because who tells waits for others who do.
 const HINT_WITHIN: TimeDelta = TimeDelta::hours(1);
 
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Reads,
+    Writes,
+    /// It decides on what may be paused or suspected.
+    WritesUnderControl,
+}
+
 #[derive(Clone)]
 enum Database {
     Sqlite(SqliteLedger),
@@ -95,7 +104,8 @@ statements! {
     NAME_LEDGER = "name the ledger",
         "INSERT INTO ledger (\"only\", id, created_at, insecure_demo) VALUES (1, $1, $2, $3) ON CONFLICT (\"only\") DO NOTHING";
     // The one place where a database is asked for the time.
-    SERVER_TIME = "read the server's clock", "SELECT NULL AS at", "SELECT now() AS at";
+    SERVER_TIME = "read the server's clock", "SELECT NULL AS at, $1",
+        "SELECT now() AS at, CASE WHEN $1 THEN pg_advisory_xact_lock_shared(hashtextextended('lethe control', 0)) END AS shared";
     SAVEPOINT = "set a savepoint", "SAVEPOINT decided";
     UNDO = "undo to a savepoint", "ROLLBACK TO SAVEPOINT decided";
     HINT = "say that something is due", "SELECT $1", "SELECT pg_notify('lethe_due', $1)";
@@ -257,7 +267,24 @@ impl Ledger {
 
     /// Runs `work` in one transaction and commits it. An error rolls it back; a refusal is not an error.
     pub async fn transact<T, E: From<Fault>>(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>) -> Result<Committed<T>, E> {
-        let mut tx = self.begin(true).await?;
+        self.transact_after(Kind::Writes, work).await
+    }
+
+    /// The same where nothing that is paused or suspected changes until it ends: [`Tx::lock_control`] waits for it, and it for that. It is
+    /// locked by the statement that reads the server's clock.
+    pub async fn transact_under_control<T, E: From<Fault>>(
+        &self,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>,
+    ) -> Result<Committed<T>, E> {
+        self.transact_after(Kind::WritesUnderControl, work).await
+    }
+
+    async fn transact_after<T, E: From<Fault>>(
+        &self,
+        kind: Kind,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>,
+    ) -> Result<Committed<T>, E> {
+        let mut tx = self.begin(kind).await?;
         // On an error `tx` is dropped, which rolls it back.
         let answer = work(&mut tx).await?;
         tx.write_trail().await?;
@@ -270,7 +297,7 @@ impl Ledger {
 
     /// Runs `work` on one consistent view of the ledger. It cannot write: the transaction is read-only.
     pub async fn read<T, E: From<Fault>>(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<T, E>) -> Result<T, E> {
-        let mut tx = self.begin(false).await?;
+        let mut tx = self.begin(Kind::Reads).await?;
         let answer = work(&mut tx).await?;
         let ended = match tx.inner {
             Inner::Sqlite(tx) => tx.rollback().await,
@@ -313,7 +340,8 @@ impl Ledger {
         }
     }
 
-    async fn begin(&self, writes: bool) -> Result<Tx, Fault> {
+    async fn begin(&self, kind: Kind) -> Result<Tx, Fault> {
+        let writes = kind != Kind::Reads;
         let inner = match &self.database {
             Database::Sqlite(SqliteLedger { writer, readers, .. }) => {
                 let (pool, how) = if writes { (writer, "BEGIN IMMEDIATE") } else { (readers, "BEGIN DEFERRED") };
@@ -335,10 +363,13 @@ impl Ledger {
             entropy,
             unwritten: Unwritten::default(),
         };
-        if matches!(tx.inner, Inner::Postgres { .. }) && !self.clock_is_injected() {
-            let row = tx.sql(&SERVER_TIME).first().await?;
-            tx.at = Cells::new(&row, "the server", "at").at("at")?;
-            tx.skew = tx.at - here;
+        let under_control = kind == Kind::WritesUnderControl;
+        if matches!(tx.inner, Inner::Postgres { .. }) && (under_control || !self.clock_is_injected()) {
+            let row = tx.sql(&SERVER_TIME).bind(under_control).first().await?;
+            if !self.clock_is_injected() {
+                tx.at = Cells::new(&row, "the server", "at").at("at")?;
+                tx.skew = tx.at - here;
+            }
         }
         Ok(tx)
     }

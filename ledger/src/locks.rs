@@ -45,8 +45,6 @@ macro_rules! lock_free {
 
 statements! {
     LOCK_REGISTRY = "lock what is registered", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe registry', 0))";
-    SHARE_CONTROL = "look at pauses and suspicions", never!(),
-        "SELECT pg_advisory_xact_lock_shared(hashtextextended('lethe control', 0))";
     LOCK_CONTROL = "lock pauses and suspicions", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe control', 0))";
     LOCK_PURGES = "count purges alone", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe purges', 0))";
     SHARE_TENANT = "look at a tenant", never!(), "SELECT id FROM tenants WHERE id = $1 FOR SHARE";
@@ -117,12 +115,9 @@ impl Tx {
         if self.locks() { self.sql(&LOCK_REGISTRY).run().await.map(drop) } else { Ok(()) }
     }
 
-    /// What is paused and what is suspected does not change until this transaction ends; it alone may change it unless it shares.
-    pub async fn lock_control(&mut self, shared: bool) -> Result<(), Fault> {
-        if !self.locks() {
-            return Ok(());
-        }
-        self.sql(if shared { &SHARE_CONTROL } else { &LOCK_CONTROL }).run().await.map(drop)
+    /// What is paused and what is suspected does not change until this transaction ends but by it; those that are under control wait.
+    pub async fn lock_control(&mut self) -> Result<(), Fault> {
+        if self.locks() { self.sql(&LOCK_CONTROL).run().await.map(drop) } else { Ok(()) }
     }
 
     /// Counting recent purges against their limit: one at a time.

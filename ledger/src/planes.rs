@@ -2,6 +2,8 @@
 //!
 //! The rule: `planes.state` is the one true state, moved only by [`Tx::move_plane`]; a scope, once bound, is never given back.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use lethe_stages::{LifecycleState, canonical};
 use serde::{Deserialize, Serialize};
@@ -148,14 +150,17 @@ pub struct Move {
     pub recorded: Recorded,
 }
 
-static MOVE: Many = Many {
+/// What happens to a plane's row, once. NULL leaves what it says as it is.
+static ADVANCE: Many = Many {
     doing: "move a plane",
     table: "planes",
-    before: "WITH move (plane_id, from_state, to_state, at) AS (",
-    after: ") UPDATE planes SET state = move.to_state, draining = (move.to_state <> 'ACTIVE'),
-            purged_at = CASE WHEN move.to_state = 'PURGED' THEN move.at END
-        FROM move WHERE planes.id = move.plane_id AND planes.state = move.from_state",
-    types: &["uuid", "text", "text", "timestamptz"],
+    before: "WITH next (plane_id, from_state, to_state, at, epoch) AS (",
+    after: ") UPDATE planes SET state = coalesce(next.to_state, planes.state), epoch = coalesce(next.epoch, planes.epoch),
+            draining = CASE WHEN next.to_state IS NULL THEN planes.draining ELSE next.to_state <> 'ACTIVE' END,
+            purged_at = CASE WHEN next.to_state = 'PURGED' THEN next.at ELSE planes.purged_at END
+        FROM next WHERE planes.id = next.plane_id AND planes.state = coalesce(next.from_state, planes.state)
+            AND planes.epoch = coalesce(next.epoch - 1, planes.epoch)",
+    types: &["uuid", "text", "text", "timestamptz", "bigint"],
 };
 
 fn name_tag(salt: &[u8], name: &str) -> String {
@@ -164,7 +169,7 @@ fn name_tag(salt: &[u8], name: &str) -> String {
 
 /// Every batch of this module.
 #[cfg(feature = "testing")]
-pub(crate) static BATCHES: &[&Many] = &[&MOVE];
+pub(crate) static BATCHES: &[&Many] = &[&ADVANCE];
 
 statements! {
     REGISTER = "register a plane",
@@ -261,14 +266,23 @@ impl Tx {
     /// Moves a plane from one state to another; a fault if it is not where it is said to be.
     pub async fn move_plane(&mut self, moved: Move) -> Result<(), Fault> {
         let mut script = Script::default();
-        self.move_all(vec![moved], &mut script);
+        self.advance_all(vec![moved], Vec::new(), &mut script);
         self.run(script).await
     }
 
-    pub(crate) fn move_all(&self, moves: Vec<Move>, script: &mut Script) {
+    /// Moves planes, and raises the epochs of these and of others to those named.
+    pub(crate) fn advance_all(&self, moves: Vec<Move>, raised: Vec<(Uuid, i64)>, script: &mut Script) {
         let at = self.at();
-        script.add(&MOVE, moves, move |query, moved: Move| {
-            query.bind(moved.plane_id).bind(moved.from.as_str()).bind(moved.to.as_str()).bind(at)
+        let mut epochs: BTreeMap<Uuid, i64> = raised.into_iter().collect();
+        let mut rows: Vec<_> = moves
+            .into_iter()
+            .map(|moved| (moved.plane_id, Some(moved.from), Some(moved.to), epochs.remove(&moved.plane_id)))
+            .collect();
+        rows.extend(epochs.into_iter().map(|(plane, epoch)| (plane, None, None, Some(epoch))));
+        type Row = (Uuid, Option<LifecycleState>, Option<LifecycleState>, Option<i64>);
+        script.add(&ADVANCE, rows, move |query, (plane, from, to, epoch): Row| {
+            let states = query.bind(plane).bind(from.map(LifecycleState::as_str)).bind(to.map(LifecycleState::as_str));
+            states.bind(at).bind(epoch)
         });
     }
 

@@ -295,6 +295,11 @@ impl Enqueued {
         let new = NewRun { offboarding_id, plane_id, tenant_id, step, due_at: due_at.unwrap_or(at) };
         Self { id: *id, new, leased }
     }
+
+    /// The epoch to which it raises its plane, if it is leased.
+    pub(crate) fn raises(&self) -> Option<(Uuid, i64)> {
+        self.leased.as_ref().map(|(epoch, _)| (self.new.plane_id, *epoch))
+    }
 }
 
 impl Tx {
@@ -306,13 +311,12 @@ impl Tx {
         self.run(script).await
     }
 
+    /// Who calls it raises the planes of those that are leased.
     pub(crate) fn enqueue_all(&mut self, runs: Vec<Enqueued>, script: &mut Script) {
         let at = self.at();
         for run in runs.iter().filter(|run| run.leased.is_none()) {
             self.is_due(run.new.due_at);
         }
-        let raised = runs.iter().filter_map(|run| run.leased.as_ref().map(|(epoch, _)| (run.new.plane_id, *epoch))).collect();
-        script.add(&RAISE, raised, |query, (plane, epoch): (Uuid, i64)| query.bind(plane).bind(epoch));
         script.add(&ENQUEUE, runs, move |query, Enqueued { id, new, leased }: Enqueued| {
             let status = if leased.is_some() { RunStatus::Running } else { RunStatus::Queued };
             let due_at = leased.is_none().then_some(new.due_at);

@@ -329,7 +329,7 @@ impl Tx {
 
     /// Pauses a scope; again replaces the reason. Answers whether it was running before.
     pub async fn pause(&mut self, scope: &str, reason: &str, by: &str) -> Result<bool, Fault> {
-        self.lock_control(false).await?;
+        self.lock_control().await?;
         let before = self.pauses().await?.iter().any(|pause| pause.scope == scope);
         let at = self.at();
         self.sql(&PAUSE).bind(scope).bind(reason).bind(by).bind(at).one().await?;
@@ -338,7 +338,7 @@ impl Tx {
 
     /// Lifts a pause. Answers whether there was one.
     pub async fn resume(&mut self, scope: &str) -> Result<bool, Fault> {
-        self.lock_control(false).await?;
+        self.lock_control().await?;
         Ok(self.sql(&RESUME).bind(scope).run().await? > 0)
     }
 

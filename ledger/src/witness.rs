@@ -77,12 +77,13 @@ statements! {
         "UPDATE witness SET era = max(era, $1) + 1, behind_since = NULL",
         "UPDATE witness SET era = greatest(era, $1) + 1, behind_since = NULL";
     // Entries are numbered before they are committed, so on PostgreSQL their number says how far a past reaches, and not the last place.
+    // No entry's place is before its number.
     LAST = "read the trail's end",
         "SELECT place, hash FROM trail ORDER BY place DESC LIMIT 1",
         "SELECT (SELECT sum(entries)::bigint FROM trail_tally) AS place, hash FROM trail ORDER BY trail.place DESC LIMIT 1";
     HAS = "compare with the mark",
         "SELECT EXISTS (SELECT 1 FROM trail WHERE place = $1 AND hash = $2) AS has",
-        "SELECT (SELECT sum(entries) FROM trail_tally) >= $1 AND EXISTS (SELECT 1 FROM trail WHERE hash = $2) AS has";
+        "SELECT (SELECT sum(entries) FROM trail_tally) >= $1 AND EXISTS (SELECT 1 FROM trail WHERE trail.place >= $1 AND hash = $2) AS has";
     KNOW = "remember an archive",
         "INSERT INTO archive_roots (url, archive_id) VALUES ($1, $2) ON CONFLICT (url) DO UPDATE SET archive_id = excluded.archive_id";
     ROOTS = "list archives", "SELECT * FROM archive_roots ORDER BY url";
@@ -130,7 +131,7 @@ impl Tx {
 
     /// A person has looked at the clock and found it right. Answers whether there was a suspicion.
     pub async fn confirm_clock(&mut self) -> Result<bool, Fault> {
-        self.lock_control(false).await?;
+        self.lock_control().await?;
         let at = self.at();
         // What was seen of the clock while it ran ahead would hide the next jump.
         self.sql(&FORGET_AHEAD).bind(at).run().await?;
@@ -139,14 +140,14 @@ impl Tx {
 
     /// A mark outside is ahead of this ledger. Answers whether that is news.
     pub async fn set_behind(&mut self) -> Result<bool, Fault> {
-        self.lock_control(false).await?;
+        self.lock_control().await?;
         let at = self.at();
         Ok(self.sql(&BEHIND).bind(at).run().await? == 1)
     }
 
     /// A person has reconciled the ledger: a new era begins, later than every mark of `era` or before.
     pub async fn begin_era(&mut self, era: i64) -> Result<(), Fault> {
-        self.lock_control(false).await?;
+        self.lock_control().await?;
         self.sql(&BEGIN_ERA).bind(era).one().await
     }
 

@@ -3,6 +3,7 @@
 //! The rule: what they do to the world can be done again. If we die in one, it is run again from the start.
 
 mod archive;
+mod copying;
 mod deactivate;
 mod deregister;
 mod purge;

@@ -119,8 +119,10 @@ fn decode_column(batch: &RecordBatch, column: &Column, rows: &mut [Vec<Value>]) 
             let numbers: &Float32Array = typed(values.values())?;
             let offsets = values.value_offsets();
             each(values, &|index| {
-                let range = offsets[index] as usize..offsets[index + 1] as usize;
-                Value::Blob(numbers.values()[range].iter().flat_map(|number| number.to_le_bytes()).collect())
+                let numbers = &numbers.values()[offsets[index] as usize..offsets[index + 1] as usize];
+                let mut bytes = vec![0; numbers.len() * 4];
+                bytes.chunks_exact_mut(4).zip(numbers).for_each(|(four, number)| four.copy_from_slice(&number.to_le_bytes()));
+                Value::Blob(bytes)
             });
         }
         ColumnKind::VectorJson => {

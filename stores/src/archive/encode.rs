@@ -179,11 +179,12 @@ fn column_arrays(column: &Column, index: usize, records: &[Record]) -> Result<Ve
         ColumnKind::VectorBlob => {
             let vectors = picked(column, index, records, |value| blob(value).filter(|bytes| bytes.len() % 4 == 0))?;
             let mut builder = ListBuilder::new(Float32Builder::new()).with_field(element(DataType::Float32));
+            let number = |four: &[u8]| f32::from_le_bytes(four.try_into().expect("chunks of four"));
+            let mut numbers = Vec::new();
             for vector in vectors {
-                let number = |four: &[u8]| f32::from_le_bytes(four.try_into().expect("chunks of four"));
-                if let Some(bytes) = vector {
-                    bytes.chunks_exact(4).for_each(|four| builder.values().append_value(number(four)));
-                }
+                numbers.clear();
+                numbers.extend(vector.iter().flat_map(|bytes| bytes.chunks_exact(4)).map(number));
+                builder.values().append_slice(&numbers);
                 builder.append(vector.is_some());
             }
             Arc::new(builder.finish())

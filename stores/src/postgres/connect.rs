@@ -6,27 +6,39 @@
 //!
 //! If we die with a transaction open, the server rolls it back.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use lethe_stages::ports::PortError;
 use sqlx::{Connection, Postgres, Transaction, postgres::PgConnection};
 
-use super::{sql::statement, url::Server};
+use super::url::Server;
 
 /// How long a server may take to answer a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Text of values depends on these; locks are not waited for without end, because everybody else would wait behind us.
-const SETTINGS: &str = "SELECT set_config(name, value, true) FROM (VALUES
-    ('search_path', 'pg_catalog'), ('row_security', 'off'), ('lock_timeout', '10s'), ('client_min_messages', 'warning'),
-    ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('bytea_output', 'hex'),
-    ('extra_float_digits', '1'), ('lc_monetary', 'C'), ('xmlbinary', 'base64')
-) AS settings (name, value)";
+/// Text of values depends on these settings; locks are not waited for without end, because everybody else would wait behind us. They are
+/// made in the message that begins the transaction.
+macro_rules! begun {
+    ($kind:literal) => {
+        concat!(
+            "BEGIN ISOLATION LEVEL ",
+            $kind,
+            "; SELECT set_config(name, value, true) FROM (VALUES
+                ('search_path', 'pg_catalog'), ('row_security', 'off'), ('lock_timeout', '10s'), ('client_min_messages', 'warning'),
+                ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('bytea_output', 'hex'),
+                ('extra_float_digits', '1'), ('lc_monetary', 'C'), ('xmlbinary', 'base64')
+            ) AS settings (name, value)"
+        )
+    };
+}
 
 /// A transaction that only reads, under one snapshot.
-pub(super) const READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+pub(super) const READING: &str = begun!("REPEATABLE READ, READ ONLY");
 /// A transaction that writes.
-pub(super) const WRITING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
+pub(super) const WRITING: &str = begun!("READ COMMITTED, READ WRITE");
 
 /// A new connection.
 pub(super) async fn connect(server: &Server) -> Result<PgConnection, PortError> {
@@ -55,15 +67,53 @@ async fn at_once<T>(connecting: impl Future<Output = T>) -> T {
     }
 }
 
+/// The connection that a store's verbs take one after the other. A verb that fails, or is given up, does not give it back.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Option<PgConnection>>);
+
+impl Kept {
+    /// The connection that was given back last, if it still answers, else a new one.
+    pub(super) async fn take(&self, server: &Server) -> Result<PgConnection, PortError> {
+        let kept = self.hold(None);
+        if let Some(mut connection) = kept
+            && answers(&mut connection).await
+        {
+            return Ok(connection);
+        }
+        connect(server).await
+    }
+
+    /// Gives a connection back. What a verb did not commit is rolled back before, so that nobody waits for its locks.
+    pub(super) async fn give_back(&self, mut connection: PgConnection) {
+        if answers(&mut connection).await {
+            drop(self.hold(Some(connection)));
+        }
+    }
+
+    fn hold(&self, connection: Option<PgConnection>) -> Option<PgConnection> {
+        std::mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), connection)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let (Some(connection), Ok(runtime)) = (self.hold(None), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(close(connection));
+        }
+    }
+}
+
+/// Asks for an answer, behind the rollback of a transaction that was dropped.
+async fn answers(connection: &mut PgConnection) -> bool {
+    matches!(tokio::time::timeout(CONNECT_TIMEOUT, connection.ping()).await, Ok(Ok(())))
+}
+
 /// Begins a transaction ([`READING`] or [`WRITING`]) in which values read alike everywhere.
 pub(super) async fn begin<'c>(
     connection: &'c mut PgConnection,
     kind: &'static str,
 ) -> Result<Transaction<'c, Postgres>, PortError> {
-    let doing = "begin a transaction";
-    let mut tx = connection.begin_with(kind).await.map_err(failed(doing))?;
-    statement(SETTINGS).execute(&mut *tx).await.map_err(failed(doing))?;
-    Ok(tx)
+    connection.begin_with(kind).await.map_err(failed("begin a transaction"))
 }
 
 /// Ends a connection in the ordinary way. What it did is durable already, so an error says nothing.

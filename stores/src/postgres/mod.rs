@@ -1,8 +1,9 @@
 //! Knowledge stores in PostgreSQL, with or without pgvector: any database, with any number of tenants' planes in any ordinary or
 //! partitioned table.
 //!
-//! The rule: one verb, one connection, opened for it and closed after it; the catalogue is read anew each time, because the database is
-//! somebody else's. If we die in a verb, the server rolls its transaction back, and the verb is done or not done.
+//! The rule: every verb has transactions of its own, and reads the catalogue anew, because the database is somebody else's. A binding's
+//! verbs take one connection in turn; only the proof of emptiness opens one for itself.
+//! If we die in a verb, the server rolls its transaction back, and the verb is done or not done.
 
 mod check;
 mod columns;
@@ -36,7 +37,7 @@ pub(crate) use self::{
     url::{Server, is_postgres},
 };
 use self::{
-    connect::{READING, begin, close, connect, failed},
+    connect::{Kept, READING, begin, close, connect, failed},
     schema::Table,
     sql::Sql,
 };
@@ -47,31 +48,39 @@ pub(crate) struct PostgresStore {
     server: Server,
     mapping: Mapping,
     plane_id: Uuid,
+    kept: Kept,
 }
 
 impl PostgresStore {
     /// Binds the plane. Nothing is opened.
     pub(crate) fn new(server: Server, mapping: Mapping, plane_id: Uuid) -> Self {
-        Self { server, mapping, plane_id }
+        Self { server, mapping, plane_id, kept: Kept::default() }
     }
 
-    /// Does `work` in one transaction that only reads, over a connection of its own.
+    /// Does `work` in one transaction that only reads.
     async fn reading<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection, &Table) -> Result<T, PortError>,
     ) -> Result<T, PortError> {
-        let mut connection = connect(&self.server).await?;
-        let mut tx = begin(&mut connection, READING).await?;
-        let table = Table::resolve(&mut tx, &self.mapping).await?;
-        let done = work(&mut tx, &table).await?;
-        drop(tx);
-        close(connection).await;
+        let mut connection = self.kept.take(&self.server).await?;
+        let done = self.reading_over(&mut connection, work).await?;
+        self.kept.give_back(connection).await;
         Ok(done)
+    }
+
+    async fn reading_over<T>(
+        &self,
+        connection: &mut PgConnection,
+        work: impl AsyncFnOnce(&mut PgConnection, &Table) -> Result<T, PortError>,
+    ) -> Result<T, PortError> {
+        let mut tx = begin(connection, READING).await?;
+        let table = Table::resolve(&mut tx, &self.mapping).await?;
+        work(&mut tx, &table).await
     }
 
     /// A connection for transactions of its own, and the table as it is now.
     async fn writing(&self) -> Result<(PgConnection, Table), PortError> {
-        let mut connection = connect(&self.server).await?;
+        let mut connection = self.kept.take(&self.server).await?;
         let mut tx = begin(&mut connection, READING).await?;
         let table = Table::resolve(&mut tx, &self.mapping).await?;
         tx.rollback().await.map_err(failed("end a transaction"))?;
@@ -111,14 +120,14 @@ impl KnowledgeStore for PostgresStore {
         let (mut connection, table) = self.writing().await?;
         let mode = fence::fence(&mut connection, &table, self.plane_id, mode, epoch).await?;
         let unfenced = guard::unfenced(&mut connection, &table).await?;
-        close(connection).await;
+        self.kept.give_back(connection).await;
         Ok(FenceReport { mode, unfenced })
     }
 
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
         let (mut connection, table) = self.writing().await?;
         fence::unfence(&mut connection, &table, self.plane_id, epoch).await?;
-        close(connection).await;
+        self.kept.give_back(connection).await;
         Ok(())
     }
 
@@ -126,7 +135,7 @@ impl KnowledgeStore for PostgresStore {
         covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let erased = erase::erase(&mut connection, &table, permit, rows, salt).await?;
-        close(connection).await;
+        self.kept.give_back(connection).await;
         Ok(erased)
     }
 
@@ -138,7 +147,7 @@ impl KnowledgeStore for PostgresStore {
         covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let erased = whole::erase(&mut connection, &table, permit, state).await?;
-        close(connection).await;
+        self.kept.give_back(connection).await;
         Ok(erased)
     }
 
@@ -146,12 +155,16 @@ impl KnowledgeStore for PostgresStore {
         covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
         let scrubbed = scrub::scrub(&mut connection, &table, permit).await?;
-        close(connection).await;
+        self.kept.give_back(connection).await;
         Ok(scrubbed)
     }
 
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
-        self.reading(async |tx, table| proof::prove_empty(tx, table, self.plane_id, samples).await).await
+        let mut connection = connect(&self.server).await?;
+        let prove = async |tx: &mut PgConnection, table: &Table| proof::prove_empty(tx, table, self.plane_id, samples).await;
+        let proof = self.reading_over(&mut connection, prove).await?;
+        close(connection).await;
+        Ok(proof)
     }
 }
 

@@ -123,36 +123,54 @@ async fn still_there(connection: &mut PgConnection, table: &Table, samples: &[Re
 async fn vectors(connection: &mut PgConnection, table: &Table, samples: &[Record]) -> Result<(u64, u64), PortError> {
     let Some(embedding) = table.embedding else { return Ok((0, 0)) };
     let known = different(samples, embedding);
-    let unowned = table.plane_column().map_or(String::new(), |plane| format!(" OR {} IS NULL", name(plane)));
     let column = &table.columns[embedding];
-    let mut found = 0;
+    let (mut blobs, mut written, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     for value in &known {
-        let mine = |sql: Sql| table.scope(sql.text("(")).text(format!("{unowned})"));
-        let (selected, sought) = match value {
-            Value::Blob(bytes) => (column.selected(), Param::Blob(sent(&column.class, bytes))),
-            Value::Text(text) => (column.selected(), Param::Text(text.clone())),
-            _ => continue,
-        };
-        let equal = Sql::new(format!("SELECT count(*) FROM {} WHERE {selected} = ", table.quoted())).param(sought.clone());
-        let mut count = counted(connection, table, mine(equal.text(" AND "))).await?;
-        if let (Class::Vector(schema), Value::Blob(bytes)) = (&column.class, value) {
-            let (of, schema) = (name(&column.name), name(schema));
-            let operator = table.vector_index.as_ref().map_or(format!("OPERATOR({schema}.<->)"), |index| index.operator.clone());
-            let nearest = Sql::new(format!("SELECT count(*) FROM (SELECT * FROM {} ORDER BY {of} {operator} (", table.quoted()))
-                .param(Param::Text(written_vector(bytes)))
-                .text(format!("::text)::{schema}.vector LIMIT {NEIGHBOURS}) AS nearest WHERE {selected} = "))
-                .param(sought)
-                .text(" AND ");
-            count += counted(connection, table, mine(nearest)).await?;
+        match value {
+            Value::Blob(bytes) => {
+                blobs.push(sent(&column.class, bytes));
+                written.push(written_vector(bytes));
+            }
+            Value::Text(text) => texts.push(text.clone()),
+            _ => {}
         }
-        found += u64::from(count > 0);
     }
-    Ok((known.len() as u64, found))
+    // A column gives either bytes or text.
+    let (values, array) = if texts.is_empty() { (Param::Blobs(blobs), "bytea[]") } else { (Param::Texts(texts), "text[]") };
+    let unowned = table.plane_column().map_or(String::new(), |plane| format!(" OR {} IS NULL", name(plane)));
+    let mine = |sql: Sql| table.scope(sql.text("(")).text(format!("{unowned})"));
+    let selected = column.selected();
+    // Each under names that no column of theirs has.
+    let equal = Sql::new("SELECT DISTINCT lethe_place FROM unnest(")
+        .param(values.clone())
+        .text(format!("::{array}) WITH ORDINALITY AS sought (lethe_value, lethe_place) JOIN {} ON ", table.quoted()))
+        .text(format!("{selected} = lethe_value WHERE "));
+    let mut found = places(connection, table, mine(equal)).await?;
+    if let Class::Vector(schema) = &column.class {
+        let (of, schema) = (name(&column.name), name(schema));
+        let operator = table.vector_index.as_ref().map_or(format!("OPERATOR({schema}.<->)"), |index| index.operator.clone());
+        // OFFSET 0: each vector is read from its text once, and not for every record it is compared with.
+        let nearest = Sql::new(format!(
+            "SELECT DISTINCT lethe_place FROM (SELECT lethe_value, lethe_place, lethe_text::{schema}.vector"
+        ))
+        .text(" AS lethe_vector FROM unnest(")
+        .param(values)
+        .text(format!("::{array}, "))
+        .param(Param::Texts(written))
+        .text(
+            "::text[]) WITH ORDINALITY AS sought (lethe_value, lethe_text, lethe_place) OFFSET 0) AS sought CROSS JOIN LATERAL ",
+        )
+        .text(format!("(SELECT * FROM {} ORDER BY {of} {operator} lethe_vector LIMIT {NEIGHBOURS}) AS nearest ", table.quoted()))
+        .text(format!("WHERE {selected} = lethe_value AND "));
+        found.extend(places(connection, table, mine(nearest)).await?);
+    }
+    Ok((known.len() as u64, found.len() as u64))
 }
 
-async fn counted(connection: &mut PgConnection, table: &Table, sql: Sql) -> Result<i64, PortError> {
-    let row = sql.query().fetch_one(connection).await;
-    Ok(row.map_err(failed(format!("look for known vectors in table {}", table.resource())))?.get(0))
+async fn places(connection: &mut PgConnection, table: &Table, sql: Sql) -> Result<BTreeSet<i64>, PortError> {
+    let rows = sql.query().fetch_all(connection).await;
+    let rows = rows.map_err(failed(format!("look for known vectors in table {}", table.resource())))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// A vector's bytes as the column's own expression gives them.

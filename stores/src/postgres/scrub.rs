@@ -34,7 +34,7 @@ pub(super) async fn scrub(connection: &mut PgConnection, table: &Table, permit: 
         );
     }
     let apart = stands_apart(connection, table).await?;
-    if apart == Apart::Here {
+    if apart == Apart::Here && is_sampled(connection, table).await? {
         // The planner's samples of the whole table forget the plane while its empty partition still shows that they have to.
         let analyse = format!("ANALYZE {}", table.quoted());
         connection.execute(AssertSqlSafe(analyse)).await.map_err(failed(format!("analyse table {}", table.resource())))?;
@@ -160,6 +160,25 @@ async fn truncate(connection: &mut PgConnection, table: &Table, permit: &Permit)
     fence::set_mode(&mut tx, table, &row.mode, permit.epoch()).await?;
     commit(tx, &doing).await?;
     Ok(true)
+}
+
+/// Whether the planner may keep samples of the table as a whole. It has none of one that nobody ever analysed: the server itself
+/// analyses partitions, and the whole never.
+async fn is_sampled(connection: &mut PgConnection, table: &Table) -> Result<bool, PortError> {
+    let doing = "look for the planner's samples";
+    let mut tx = begin(connection, READING).await?;
+    // Row security in force hides the samples too.
+    let row = statement(
+        "SELECT row_security_active($1::oid) OR EXISTS (SELECT FROM pg_stats WHERE schemaname = $2 AND tablename = $3)
+             OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = $1::oid)",
+    )
+    .bind(table.oid)
+    .bind(table.schema.clone())
+    .bind(table.relation.clone())
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(failed(doing))?;
+    Ok(row.get(0))
 }
 
 /// Columns of an empty table of which the planner still keeps samples.

@@ -45,11 +45,8 @@ impl KnowledgeLifecycleManager {
 
     /// Records answers of `worker`, then claims up to `limit` due runs for it, of one plane if given.
     pub async fn turn(&self, finished: &[Finished], limit: usize, worker: &str, plane: Option<Uuid>) -> Result<Turn, Fault> {
-        let committed = self.ledger.transact(async |tx: &mut Tx| {
+        let work = async |tx: &mut Tx| {
             let mut turn = Turn::default();
-            if limit > 0 {
-                tx.lock_control(true).await?;
-            }
             if !finished.is_empty() {
                 let mut batch = Batch::default();
                 turn.recorded = self.record_in(tx, &mut batch, finished, worker).await?;
@@ -66,8 +63,10 @@ impl KnowledgeLifecycleManager {
                 turn.seen += seen;
             }
             Ok::<_, Fault>(turn)
-        });
-        let turn = committed.await?.into_inner();
+        };
+        let claims = limit > 0;
+        let committed = if claims { self.ledger.transact_under_control(work).await } else { self.ledger.transact(work).await };
+        let turn = committed?.into_inner();
         if !finished.is_empty() {
             reached(CrashPoint::Recorded);
         }

@@ -119,7 +119,7 @@ pub(super) async fn probe_again(app: &App, _call: &Call) -> Outcome {
 pub(super) async fn reconcile(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let Reasoned { reason } = arguments(call)?;
     said("--reason", &reason)?;
-    tx.lock_control(false).await?;
+    tx.lock_control().await?;
     if tx.witness().await?.behind_since.is_none() {
         return Err(
             Refusal::new(Code::NothingToConfirm, "this ledger is not behind its mark: there is nothing to reconcile").into()
