@@ -121,3 +121,56 @@ fn a_handler_cannot_reach_a_database_a_queue_or_a_network() {
         assert_eq!(found, None, "stages depends on {word}");
     }
 }
+
+#[test]
+fn every_verb_that_destroys_takes_a_permit() {
+    // What each verb of the two ports does to what somebody may still need; a verb that is not listed here is no verb yet.
+    let destroys = ["erase", "erase_whole", "scrub", "may_delete", "delete", "close"];
+    let spares = [
+        "describe",
+        "columns",
+        "count",
+        "page",
+        "fence",
+        "unfence",
+        "state",
+        "prove_empty",
+        "prefix",
+        "probe",
+        "write_part",
+        "read_part",
+        "put",
+        "get",
+        "list",
+        "report",
+    ];
+    let ports = std::fs::read_to_string(root().join("stages/src/ports.rs")).expect("the ports");
+    let mut seen = BTreeSet::new();
+    for line in ports.lines().filter(|line| line.starts_with("    async fn ") || line.starts_with("    fn ")) {
+        let (name, rest) = line.split_once("fn ").expect("a verb").1.split_once('(').expect("its arguments");
+        let name = name.split('<').next().expect("a name");
+        let takes = rest.contains("permit: &Permit");
+        if destroys.contains(&name) {
+            assert!(takes, "{name} destroys without a permit");
+        } else {
+            assert!(spares.contains(&name) || name == "add_assign", "{name}: does it destroy? It stands in neither list");
+            assert!(!takes, "{name} takes a permit and destroys nothing");
+        }
+        seen.insert(name.to_owned());
+    }
+    let missing: Vec<_> = destroys.iter().filter(|name| !seen.contains(**name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // A permit has one mint, and its fields are nobody's: without one, no driver's verb can be called. The drivers implement just these.
+    let permit = std::fs::read_to_string(root().join("stages/src/permit.rs")).expect("the permit");
+    assert_eq!(permit.matches("-> Result<Permit, Refusal>").count(), 1, "one mint");
+    let fields = permit.split("pub struct Permit {").nth(1).and_then(|rest| rest.split('}').next()).expect("its fields");
+    assert!(!fields.contains("pub "), "{fields}");
+    let minted: Vec<_> =
+        files(SOURCES, "rs").into_iter().filter(|(_, text)| text.contains("Permit::mint(")).map(|(name, _)| name).collect();
+    assert_eq!(minted, ["worker/src/gate.rs", "worker/src/operations/conform.rs"], "who mints");
+    let implemented = files(&["stores/src"], "rs").into_iter().map(|(_, text)| text);
+    let drivers: usize = implemented
+        .map(|text| text.matches("impl KnowledgeStore for ").count() + text.matches("impl Archive for ").count())
+        .sum();
+    assert!(drivers >= 6, "{drivers} drivers");
+}

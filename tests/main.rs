@@ -23,6 +23,7 @@ mod demo;
 mod drain;
 mod exceptions;
 mod files;
+mod gate;
 mod grace;
 mod grounds;
 mod holds;

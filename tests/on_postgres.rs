@@ -17,6 +17,7 @@ mod cancel;
 mod crash;
 mod drain;
 mod exceptions;
+mod gate;
 mod grace;
 mod grounds;
 mod holds;

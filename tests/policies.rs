@@ -162,8 +162,13 @@ async fn broken_policies_deny_everything_and_mended_ones_let_what_waited_go_on()
                 "at every decision"
             );
         } else {
-            let code = world.code("user:root", "governance.policy.show", json!({})).await;
+            let code = world.code("user:root", "knowledge.plane.list", json!({})).await;
             assert_eq!(code, "POLICY_DENIED", "nothing is answered, reads neither");
+            let shown = world.call("user:root", "governance.policy.show", json!({})).await;
+            assert!(
+                shown["trouble"].as_str().is_some_and(|said| said.contains("house.cedar:1")),
+                "but for what is wrong: {shown}"
+            );
             let states = world.texts("SELECT state FROM planes WHERE name = 'handbook' ORDER BY state").await;
             assert_eq!(states, ["ACTIVE", "PENDING_DEACTIVATE"], "and nothing goes on that policies are asked about");
         }

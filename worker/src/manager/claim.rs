@@ -11,6 +11,8 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::policy::Action;
+
 use super::{KnowledgeLifecycleManager, about, record::Batch};
 use crate::gate::{GateRequest, Judgement};
 
@@ -175,6 +177,10 @@ impl KnowledgeLifecycleManager {
             }
             evidence["approvals"] = json!(used.iter().map(|approval| approval.id).collect::<Vec<_>>());
             evidence["plan_digest"] = json!(plan);
+            if let Ok(approvals) = self.gate.approved(&case) {
+                let ask = self.gate.ask_of(&case, Action::Purge, approvals);
+                tx.record_policy_decision(&json!(ask), true, &self.gate.revision()).await?;
+            }
         }
         if case.run.step.is_destructive() {
             evidence["config_revision"] = json!(self.config.revision);
@@ -191,6 +197,11 @@ impl KnowledgeLifecycleManager {
         // Time passing as planned is no event.
         if known || matches!(refusal.code, Code::GracePeriodActive | Code::RetentionActive) {
             return Ok(());
+        }
+        if case.run.step == Step::Purge && matches!(refusal.code, Code::ApprovalsTooFew | Code::PolicyDenied) {
+            let approvals = serde_json::from_value(refusal.details["approvals"].clone()).unwrap_or_default();
+            let ask = self.gate.ask_of(case, Action::Purge, approvals);
+            tx.record_policy_decision(&json!(ask), false, &self.gate.revision()).await?;
         }
         let mut entry = about(case, EventType::Blocked, &Actor::system("gate"), "gate");
         entry.gate = Some(self.gate.decision(decision, Some(refusal)));

@@ -28,7 +28,13 @@ pub(super) async fn asked(app: &App, tx: &mut Tx, call: &Call, operation: &Opera
     ask(app, tx, call, operation, false).await
 }
 
+/// What tells why everything is denied is denied to nobody.
+const ANSWERED_ALWAYS: &str = "governance.policy.show";
+
 async fn ask(app: &App, tx: &mut Tx, call: &Call, operation: &Operation, recorded: bool) -> Result<(), Stop> {
+    if operation.name == ANSWERED_ALWAYS {
+        return Ok(());
+    }
     let gate = &app.manager.gate;
     let actor = call.actor.to_string();
     let mut roles = app.config.policy.roles_of(&actor);

@@ -194,12 +194,14 @@ impl App {
             );
             return self.audit(tx, call, Some(operation), Refused { refusal, chain: Chain::System, tenant_id: None }).await;
         }
+        // What was asked and answered stays on record, whatever becomes of the call.
+        match authority::check(self, tx, call, operation).await {
+            Ok(()) => {}
+            Err(Stop::Refused(refused)) => return self.audit(tx, call, Some(operation), *refused).await,
+            Err(Stop::Fault(fault)) => return Err(fault),
+        }
         tx.savepoint().await?;
-        let done = match authority::check(self, tx, call, operation).await {
-            Ok(()) => (operation.run)(self, tx, call, prepared).await,
-            Err(stop) => Err(stop),
-        };
-        match done {
+        match (operation.run)(self, tx, call, prepared).await {
             Ok(answer) => {
                 if let Some(key) = &call.idempotency_key {
                     let mut kept = answer.clone();
