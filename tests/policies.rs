@@ -183,3 +183,25 @@ async fn broken_policies_deny_everything_and_mended_ones_let_what_waited_go_on()
         invariants::check(&world).await;
     }
 }
+
+#[tokio::test]
+async fn what_policies_stopped_is_looked_at_again_by_a_process_that_begins_under_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), &solo());
+    let world = World::with(&format!("[policy]\nfolder = \"{}\"\n", folder.path().display())).await;
+    let plane = world.acme(3).await;
+    world.request(&plane, "1h").await;
+    world.drain().await;
+    write(folder.path(), &solo().replace("Action::\"deactivate\", ", ""));
+    world.clock.advance(TimeDelta::hours(1));
+    world.app.manager.sweep().await.expect("swept");
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PENDING_DEACTIVATE");
+    assert_eq!(world.blocked_by(&plane).await, ["POLICY_DENIED"], "no policy permits deactivate");
+    assert_eq!(world.blocked(&plane, "POLICY_DENIED").await, 1, "on record");
+    let world = world.reopened("").await;
+    world.app.manager.sweep().await.expect("swept");
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED");
+    invariants::check(&world).await;
+}

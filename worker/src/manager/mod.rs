@@ -20,12 +20,17 @@ pub use request::{Cancelled, Requested, Terms};
 pub use sweep::{SweepReport, WorkerLock};
 pub use turn::Turn;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
 use lethe_stages::StageRegistry;
 
-use crate::{config::Config, gate::PolicyGate, policy::PolicyError, world::World};
+use crate::{
+    config::Config,
+    gate::PolicyGate,
+    policy::{PolicyError, Reloaded},
+    world::World,
+};
 
 /// Drives planes along the plan. Everything it needs is a constructor argument.
 pub struct KnowledgeLifecycleManager {
@@ -35,6 +40,8 @@ pub struct KnowledgeLifecycleManager {
     pub(crate) gate: PolicyGate,
     pub(crate) world: Arc<dyn World>,
     pub(crate) progress: ProgressBoard,
+    /// What became of the policies and is not yet on record; `None`: this process began.
+    pub(crate) unsaid: Mutex<Vec<Option<Reloaded>>>,
 }
 
 impl KnowledgeLifecycleManager {
@@ -44,7 +51,7 @@ impl KnowledgeLifecycleManager {
     /// What is wrong with the policies.
     pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Result<Self, PolicyError> {
         let gate = PolicyGate::new(config.clone(), ledger.insecure_demo())?;
-        Ok(Self { ledger, config, stages, gate, world, progress: ProgressBoard::default() })
+        Ok(Self { ledger, config, stages, gate, world, progress: ProgressBoard::default(), unsaid: Mutex::new(vec![None]) })
     }
 
     /// How far the handlers of this process are.

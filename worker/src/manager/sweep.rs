@@ -6,6 +6,7 @@
 use std::{
     fs::{File, TryLockError},
     path::PathBuf,
+    sync::PoisonError,
 };
 
 use lethe_ledger::{Actor, Approval, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, Run, Settlement, Tx};
@@ -92,18 +93,10 @@ async fn of_approval(tx: &mut Tx, approval: &Approval, event: EventType) -> Resu
     Ok(())
 }
 
-/// Puts on record that other policies decide from now on, or none.
-async fn policies_changed(tx: &mut Tx, evidence: serde_json::Value) -> Result<(), Fault> {
-    let mut entry = Entry::new(Chain::System, None, EventType::PolicyChanged, &Actor::system("sweep"), "sweep");
-    entry.evidence = evidence;
-    tx.append(entry).await?;
-    Ok(())
-}
-
 impl KnowledgeLifecycleManager {
     /// Sweeps once.
     pub async fn sweep(&self) -> Result<SweepReport, Fault> {
-        let policies = self.gate.policies().reload(self.ledger.now());
+        let woken = self.reload_policies().await?;
         let owners = self.ledger.read(async |tx: &mut Tx| tx.lease_owners().await).await?;
         let dead: Vec<String> = owners.into_iter().filter(|owner| is_dead(&self.ledger, owner)).collect();
         let committed = self.ledger.transact(async |tx: &mut Tx| {
@@ -136,19 +129,7 @@ impl KnowledgeLifecycleManager {
                 tracing::warn!(%plane, %until, "an approval ends soon, and its purge has not begun");
                 report.approvals_ending += 1;
             }
-            report.woken = tx.wake_settled().await?;
-            match &policies {
-                Reloaded::Unchanged => {}
-                Reloaded::Changed { from, to } => {
-                    policies_changed(tx, json!({"from": from, "to": to})).await?;
-                    report.woken += tx.wake_denied().await?;
-                }
-                Reloaded::Broken { error } => {
-                    tracing::error!(error = error as &dyn std::error::Error, "the policy folder is broken");
-                    let kept = self.config.policy.keep_last_good;
-                    policies_changed(tx, json!({"broken": error.short(), "last_good_decides": kept})).await?;
-                }
-            }
+            report.woken = woken + tx.wake_settled().await?;
             Ok::<_, Fault>(report)
         });
         let report = committed.await?.into_inner();
@@ -159,6 +140,46 @@ impl KnowledgeLifecycleManager {
             }
         }
         Ok(report)
+    }
+
+    /// Reads the policies again where their files have changed, puts on record what came of it, and has the runs that policies stopped
+    /// looked at again, at the first call too: others may have decided before this process began. Answers how many runs those are.
+    pub async fn reload_policies(&self) -> Result<u64, Fault> {
+        let unsaid = || self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.gate.policies().reload(self.ledger.now()) {
+            Reloaded::Unchanged => {}
+            changed => unsaid().push(Some(changed)),
+        }
+        let news = unsaid().clone();
+        if news.is_empty() {
+            return Ok(0);
+        }
+        let committed = self.ledger.transact(async |tx: &mut Tx| {
+            let mut woken = 0;
+            for news in &news {
+                let evidence = match news {
+                    Some(Reloaded::Broken { error }) => {
+                        tracing::error!(error = error as &dyn std::error::Error, "the policy folder is broken");
+                        Some(json!({"broken": error.short(), "last_good_decides": self.config.policy.keep_last_good}))
+                    }
+                    Some(Reloaded::Changed { from, to }) => Some(json!({"from": from, "to": to})),
+                    Some(Reloaded::Unchanged) | None => None,
+                };
+                if !matches!(news, Some(Reloaded::Broken { .. })) {
+                    woken += tx.wake_denied().await?;
+                }
+                if let Some(evidence) = evidence {
+                    let mut entry = Entry::new(Chain::System, None, EventType::PolicyChanged, &Actor::system("sweep"), "sweep");
+                    entry.evidence = evidence;
+                    tx.append(entry).await?;
+                }
+            }
+            Ok::<_, Fault>(woken)
+        });
+        let woken = committed.await?.into_inner();
+        // Said; what fails before here is said by the next call.
+        unsaid().drain(..news.len());
+        Ok(woken)
     }
 
     async fn take_back(&self, tx: &mut Tx, run: &Run, report: &mut SweepReport) -> Result<(), Fault> {

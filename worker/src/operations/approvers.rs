@@ -107,6 +107,7 @@ struct List {
 }
 
 pub(super) async fn list(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+    operator(call)?;
     let args: List = arguments(call)?;
     Ok(json!({"approvers": tx.approvers(args.all).await?}))
 }

@@ -1,7 +1,7 @@
 //! `request --dry-run`: exactly what each stage would do and destroy, without doing any of it.
 
 use lethe_ledger::Tx;
-use lethe_stages::{EvictMode, PLAN, Step, canonical};
+use lethe_stages::{Code, EvictMode, PLAN, Step, canonical};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -72,7 +72,7 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: J
         match planned.step {
             Step::Verify => at += new.grace,
             Step::Export => at += new.archive_delay,
-            Step::Purge => at += new.retention,
+            Step::Purge => at = found.tenant.protected_until.map_or(at + new.retention, |until| until.max(at + new.retention)),
             _ => {}
         }
         steps.push(json!({
@@ -80,7 +80,13 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: J
             "destructive": planned.destructive,
         }));
     }
+    let holds = tx.holds(Some(&[found.plane.id, found.tenant.id]), false).await?;
+    let mut blocked: Vec<_> = holds.iter().map(|hold| json!({"code": Code::HoldActive, "message": hold.reason})).collect();
+    if let Some(until) = found.tenant.protected_until.filter(|until| *until > tx.at()) {
+        blocked.push(json!({"code": Code::PurgeProtected, "message": "nothing of the tenant is purged before", "until": until}));
+    }
     let mut plan = json!({
+        "blocked_by": blocked, "policies": app.manager.gate.policies().source().to_string(),
         "plane_id": found.plane.id, "ground": new.ground, "grace_access": new.grace_access, "evict": new.evict,
         "retention_basis": new.retention_basis, "legal_due_at": new.legal_due_at, "terms_digest": new.terms_digest,
         "archive": found.plane.archive_url, "stores": stores, "tokens": tokens, "usage": usage, "steps": steps,

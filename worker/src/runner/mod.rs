@@ -90,6 +90,8 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     let outage = Arc::new(Outage::default());
     if options.roles.sweeper {
         patiently(&mut options.stop, &outage, async || app.manager.sweep().await.map(|_| ())).await?;
+    } else {
+        patiently(&mut options.stop, &outage, async || app.manager.reload_policies().await.map(|_| ())).await?;
     }
 
     let (to_apalis, from_claimer) = mpsc::channel(slots);
@@ -132,7 +134,12 @@ fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: R
             .build(execute)
     });
     if !roles.sweeper {
-        return monitor;
+        return monitor.register(move |restarts| {
+            WorkerBuilder::new(format!("{}-policies-{restarts}", sweeps.worker))
+                .backend(CronScheduler::new(Every(every)))
+                .data(sweeps.clone())
+                .build(reload)
+        });
     }
     monitor.register(move |restarts| {
         WorkerBuilder::new(format!("{}-sweep-{restarts}", sweeps.worker))
@@ -158,6 +165,16 @@ async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
         Ok(_) => {}
         Err(fault) if fault.is_passing() => drop(shared.outage.away("sweep", &fault)),
         Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "sweep"),
+    }
+    shared.in_flight.changed();
+}
+
+/// Who does not sweep decides by policies all the same.
+async fn reload(_tick: Tick, shared: Data<Arc<Shared>>) {
+    match shared.app.manager.reload_policies().await {
+        Ok(_) => {}
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("reload the policies", &fault)),
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "reload the policies"),
     }
     shared.in_flight.changed();
 }
