@@ -51,8 +51,20 @@ async fn under_a_regulator_two_sign_and_one_of_them_for_the_law() {
     let mut given: Vec<_> = listed["waiting"][0]["approved_by"].as_array().expect("names").iter().map(Json::to_string).collect();
     given.sort();
     assert_eq!(given, ["\"user:bob\"", "\"user:carol\""], "{listed}");
+    let hold = world.call("user:lena", "knowledge.hold.place", json!({"plane": plane, "reason": "a letter came"})).await;
+    let release = json!({"hold_id": hold["hold_id"], "reason": "answered"});
     let granted = world.call("user:lena", GRANT, signed(&world, &plane, &lena).await).await;
     assert_eq!(granted["still_missing"], Json::Null, "{granted}");
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED", "released, and held");
+    assert_eq!(world.code("user:lena", "knowledge.hold.release", release.clone()).await, "POLICY_DENIED", "it is her own");
+    assert_eq!(
+        world.code("user:bob", "knowledge.hold.release", release.clone()).await,
+        "POLICY_DENIED",
+        "he does not speak for the law"
+    );
+    approver(&world, "user:max", &["compliance"]).await;
+    world.call("user:max", "knowledge.hold.release", release).await;
     world.drain().await;
     assert_eq!(world.state(&plane).await, "PURGED");
     invariants::check(&world).await;

@@ -14,7 +14,7 @@ use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
 use lethe_stores::Paces;
 use serde::{Deserialize, Deserializer};
 
-use crate::policy::{Preset, Role, Source};
+use crate::policy::{PolicyError, Preset, Role, Source};
 
 mod s3;
 
@@ -294,6 +294,9 @@ pub enum ConfigError {
         /// What is wrong, and where.
         message: String,
     },
+    /// The policy folder cannot be used.
+    #[error("read the policies of policy.folder: {0}")]
+    Policies(#[source] PolicyError),
 }
 
 impl Config {

@@ -92,7 +92,7 @@ impl PolicyGate {
     /// The circumstances of a question.
     pub(crate) fn context(&self, at: DateTime<Utc>, approvals: Approvals) -> Context {
         let environment = self.config.policy.environment.clone();
-        Context { at, environment, asserted_suffices: self.assurance_min == Assurance::Asserted, approvals }
+        Context { at, environment, asserted_suffices: self.assurance_min == Assurance::Asserted, own: false, approvals }
     }
 
     /// Asks the policies.

@@ -8,9 +8,10 @@ use lethe_stages::StageRegistry;
 use super::{CommandError, args::Global};
 use crate::{
     clock::{SystemClock, SystemEntropy},
-    config::Config,
+    config::{Config, ConfigError},
     consequences::Consequences,
     operations::{self, App},
+    policy::{Policies, Source},
     world::RealWorld,
 };
 
@@ -71,6 +72,9 @@ pub(super) async fn app_of_service(global: &Global) -> Result<Arc<App>, CommandE
 
 /// Assembles the program over an open ledger, with the real world.
 pub(crate) fn assemble(ledger: Ledger, config: Config) -> Result<Arc<App>, CommandError> {
+    if let source @ Source::Folder(_) = config.policy.source() {
+        Policies::load(&source).map_err(ConfigError::Policies)?;
+    }
     let world = Arc::new(RealWorld::new(&config));
     let app = App::new(ledger, config, StageRegistry::standard(), world, operations::all(), Consequences::standard());
     Ok(Arc::new(app.map_err(CommandError::Local)?))

@@ -18,6 +18,7 @@ const TABLES: &[(&str, Columns)] = &[
             ("SINCE", "created_at"),
         ],
     ),
+    ("withdrawn", &[("WITHDRAWN APPROVAL", "approval_id"), ("OF PLANE", "plane_id")]),
     ("placed", &[("HOLD ID", "hold_id"), ("ON", "subject_kind"), ("SUBJECT", "subject_id"), ("STOPPED", "stopped")]),
     ("stores", &[("NAME", "name"), ("KIND", "kind"), ("TENANTS", "tenants"), ("BACKUPS", "backup_retention"), ("URL", "url")]),
     ("planes", &[("TENANT", "tenant"), ("NAME", "name"), ("STATE", "state"), ("PLANE ID", "plane_id")]),

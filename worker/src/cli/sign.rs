@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value as Json, json};
 
 use super::CommandError;
-use crate::signature;
+use crate::signature::{self, Key};
 
 /// How a plan is signed.
 pub(super) enum Signing {
@@ -34,9 +34,11 @@ fn read(what: &str, file: &Path) -> Result<String, CommandError> {
     std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))
 }
 
-/// A public key as its file holds it.
+/// A public key as its file holds it; a private one goes no further than here.
 pub(super) fn public_key(file: &Path) -> Result<String, CommandError> {
-    read("public key", file)
+    let key: Key =
+        read("public key", file)?.parse().map_err(|why| CommandError::Usage(format!("--key {}: {why}", file.display())))?;
+    Ok(key.openssh)
 }
 
 impl Signing {

@@ -9,13 +9,15 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{App, Call, Operation, Refused, Stop, lookup, operator};
-use crate::policy::{Action, Approvals, Ask, PlaneFacts, Principal, Resource, Role, TenantFacts};
+use crate::policy::{Action, Approvals, Ask, Context, PlaneFacts, Principal, Resource, Role, TenantFacts};
 
 /// What a call names, and where a refusal that concerns it is recorded.
 struct Named {
     resource: Resource,
     chain: Chain,
     tenant_id: Option<Uuid>,
+    /// Whether the caller made what is acted on.
+    own: bool,
 }
 
 /// Refuses a call that the policies do not allow. What is asked about a change is recorded.
@@ -55,7 +57,7 @@ async fn ask(app: &App, tx: &mut Tx, call: &Call, operation: &Operation, recorde
             }
             _ => {}
         }
-        let context = gate.context(tx.at(), Approvals::default());
+        let context = Context { own: named.own, ..gate.context(tx.at(), Approvals::default()) };
         let ask = Ask { principal: principal.clone(), action: operation.action, resource: named.resource, context };
         let said = gate.permits(&ask);
         if recorded {
@@ -95,6 +97,8 @@ async fn named(app: &App, tx: &mut Tx, call: &Call, action: Action) -> Result<Ve
     if let (Action::ReleaseHold, Some(matter)) = (action, text("matter")) {
         holds.extend(tx.holds_of_matter(&matter).await?);
     }
+    let caller = call.actor.to_string();
+    let placed = holds.iter().any(|hold| hold.placed_by == caller);
     for hold in holds {
         match hold.subject_kind {
             HoldSubject::Plane => planes.push(hold.subject_id.to_string()),
@@ -110,19 +114,21 @@ async fn named(app: &App, tx: &mut Tx, call: &Call, action: Action) -> Result<Ve
             chain: Chain::Tenant(tenant.id),
             tenant_id: Some(tenant.id),
             resource: Resource::Tenant(of_tenant(&tenant)),
+            own: placed,
         });
     }
     for reference in planes {
         let Some(found) = exists(lookup::seen(tx, call, &reference).await)? else { continue };
         let (chain, tenant_id) = (Chain::Plane(found.plane.id), Some(found.tenant.id));
         if let Some(resource) = of_plane(app, tx, &found.tenant, &found.plane, action).await? {
-            named.push(Named { resource, chain, tenant_id });
+            let own = placed || made(tx, &resource, &found.plane, action, &caller).await?;
+            named.push(Named { resource, chain, tenant_id, own });
         }
     }
     let about_everything =
         matches!(action, Action::Read | Action::Register | Action::Control | Action::Recover | Action::ManageApprovers);
     if nothing && about_everything {
-        named.push(Named { resource: Resource::System, chain: Chain::System, tenant_id: None });
+        named.push(Named { resource: Resource::System, chain: Chain::System, tenant_id: None, own: false });
     }
     Ok(named)
 }
@@ -164,6 +170,18 @@ async fn of_plane(app: &App, tx: &mut Tx, tenant: &Tenant, plane: &Plane, action
     let Some(of) = tx.offboardings_of(plane.id).await?.into_iter().next() else { return Ok(None) };
     let grace_skipped = skipped(tx, plane, &of).await?;
     Ok(Some(Resource::Offboarding(app.manager.gate.offboarding_facts(facts, &of, grace_skipped))))
+}
+
+/// Whether the caller broke the glass that is reviewed, or requested the offboarding that is acted on.
+async fn made(tx: &mut Tx, resource: &Resource, plane: &Plane, action: Action, caller: &str) -> Result<bool, Stop> {
+    if action == Action::Review {
+        return Ok(tx
+            .broken_glass_of(plane.id)
+            .await?
+            .iter()
+            .any(|broken| broken.reviewed_at.is_none() && broken.broken_by == caller));
+    }
+    Ok(matches!(resource, Resource::Offboarding(of) if of.requested_by == caller))
 }
 
 async fn skipped(tx: &mut Tx, plane: &Plane, of: &Offboarding) -> Result<bool, Stop> {

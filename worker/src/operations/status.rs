@@ -130,9 +130,11 @@ fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Option<String>
         }
         (RunStatus::Halted, _) => Some(format!("lethe offboarding retry {plane} --reason …")),
         (RunStatus::Parked, _) => match run.waits_for.as_deref() {
-            Some("APPROVAL_REQUIRED" | "APPROVAL_EXPIRED") => {
-                Some(format!("lethe approval grant {plane} --reason … --actor user:SOMEBODY_ELSE"))
+            Some("APPROVAL_REQUIRED" | "APPROVAL_EXPIRED" | "APPROVALS_TOO_FEW") => {
+                Some(format!("lethe approval grant {plane} --reason … --key FILE --actor user:SOMEBODY_ELSE"))
             }
+            Some("SIGNATURE_INVALID") => Some(format!("lethe approval withdraw {plane} --reason …   (then grant again)")),
+            Some("POLICY_DENIED") => Some("lethe policy show".into()),
             Some("APPROVAL_DENIED") => {
                 Some(format!("lethe offboarding retry {plane} --reason …   (makes a new plan to approve)"))
             }

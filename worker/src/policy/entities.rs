@@ -163,6 +163,7 @@ fn context(context: &Context) -> Result<CedarContext, String> {
         long("at", context.at.timestamp()),
         text("environment", &context.environment),
         bool("asserted_suffices", context.asserted_suffices),
+        bool("own", context.own),
         ("approvals".into(), record(approvals)?),
     ];
     CedarContext::from_pairs(pairs).map_err(|error| told(&error))

@@ -201,6 +201,9 @@ pub struct Context {
     pub environment: String,
     /// Whether approvals count whose giver is only said to be who it is.
     pub asserted_suffices: bool,
+    /// Whether the principal made what is acted on: placed the hold, broke the glass, requested the offboarding.
+    #[serde(default)]
+    pub own: bool,
     /// Who stands behind the current plan.
     pub approvals: Approvals,
 }

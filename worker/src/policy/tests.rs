@@ -49,6 +49,7 @@ pub(super) fn question(action: Action, resource: Resource) -> Ask {
             at: at(0),
             environment: "production".into(),
             asserted_suffices: false,
+            own: false,
             approvals: Approvals { total: 2, signed: 2, by_role, requester_among: false },
         },
     }
