@@ -147,7 +147,8 @@ impl Chroma {
         }
         let found = self.on(collection, "get", &body);
         let ids = found["ids"].as_array().expect("ids");
-        let part = |name: &str, place: usize| found[name][place].to_string();
+        // The server gives the fields of metadata in another order each time.
+        let part = |name: &str, place: usize| in_order(&found[name][place]);
         let each = ["documents", "embeddings", "metadatas", "uris"];
         let mut lines: Vec<_> =
             ids.iter().enumerate().map(|(place, id)| format!("{id} {}", each.map(|name| part(name, place)).join(" "))).collect();
@@ -160,6 +161,14 @@ impl Chroma {
         let found =
             self.on(collection, "query", &json!({"query_embeddings": [vector(plane, number)], "n_results": 5, "include": []}));
         found["ids"][0].as_array().expect("ids").iter().map(|id| id.as_str().expect("an id").to_owned()).collect()
+    }
+}
+
+/// JSON whose fields stand in the order of their names.
+fn in_order(value: &Json) -> String {
+    match value {
+        Json::Object(fields) => json!(fields.iter().collect::<std::collections::BTreeMap<_, _>>()).to_string(),
+        other => other.to_string(),
     }
 }
 
