@@ -23,6 +23,13 @@ use crate::{
     trail::Chain,
 };
 
+impl Given {
+    /// Whether a purge has begun under it.
+    pub fn is_used(&self) -> bool {
+        self.status == ApprovalStatus::Consumed
+    }
+}
+
 /// What a run works on, beside its facts.
 #[derive(Debug)]
 pub struct Bound {

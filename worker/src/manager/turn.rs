@@ -85,9 +85,15 @@ pub(super) async fn are_as_read(tx: &mut Tx, carried: impl Iterator<Item = &Case
     let read = tx.cases(&Vec::from_iter(carried.keys().copied())).await?;
     assert_eq!(carried.len(), read.len(), "every run that is carried along is in the ledger");
     for mut read in read {
-        let case = carried[&read.run.id];
+        let mut case = carried[&read.run.id].clone();
         // A renewal may have moved these.
         (read.run.lease_until, read.run.progress) = (case.run.lease_until, case.run.progress.clone());
+        // Approvals that are not used may end, and keys be revoked, while a purge runs under those that are.
+        for case in [&mut read, &mut case] {
+            case.given.retain(lethe_ledger::Given::is_used);
+            case.given.iter_mut().for_each(|given| given.revoked = false);
+            case.facts.approvals.retain(|approval| approval.consumed);
+        }
         assert_eq!(format!("{case:?}"), format!("{read:?}"), "a case as it was carried along, and as the ledger reads it");
     }
     Ok(())

@@ -334,19 +334,3 @@ fn a_question_survives_the_record() {
     assert_eq!(serde_json::from_value::<Ask>(kept).expect("read it"), system);
     lethe_stages::canonical::digest(&ask).expect("canonical");
 }
-
-/// Run by hand: `cargo test … policy -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-fn what_a_decision_costs() {
-    let policies = preset(Preset::Regulated);
-    let ask = purge();
-    let started = std::time::Instant::now();
-    for _ in 0..2000 {
-        assert!(policies.decide(&ask).allowed);
-    }
-    eprintln!("a decision takes {:?}", started.elapsed() / 2000);
-    let started = std::time::Instant::now();
-    preset(Preset::Regulated);
-    eprintln!("loading takes {:?}", started.elapsed());
-}
