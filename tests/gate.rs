@@ -211,3 +211,36 @@ async fn of_a_key_that_is_revoked_and_the_purge_that_it_released_one_wins() {
     }
     eprintln!("used {used}, taken back {taken_back}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_hold_and_the_claim_of_a_purge_whichever_is_later_knows_of_the_other() {
+    for round in 0..6 {
+        let world = World::new().await;
+        let plane = world.acme(2).await;
+        world.call("user:root", "knowledge.control.pause", json!({"stage": "purge", "reason": "look first"})).await;
+        world.archived(&plane).await;
+        world.approve(&plane).await;
+        world.call("user:root", "knowledge.control.resume", json!({"stage": "purge"})).await;
+        let hold = world.call("user:lena", "knowledge.hold.place", json!({"plane": plane, "reason": "a letter came"}));
+        let claim = async {
+            for _ in 0..round % 3 {
+                tokio::task::yield_now().await;
+            }
+            world.app.manager.claim(4, crate::support::WORKER, None).await.expect("claim").0
+        };
+        let (held, claimed) = tokio::join!(hold, claim);
+        let stopped = held["stopped"].as_array().map_or(0, Vec::len);
+        assert_eq!(stopped, claimed.len(), "round {round}: a purge that had begun is named, and no other: {held}");
+        for run in &claimed {
+            let finished = world.app.manager.perform(run).await;
+            world.app.manager.record(&[finished], crate::support::WORKER).await.expect("record");
+        }
+        world.drain().await;
+        assert_eq!(world.state(&plane).await, "ARCHIVED", "either way nothing is recorded as erased while it is held");
+        assert_eq!(world.blocked_by(&plane).await, ["HOLD_ACTIVE"]);
+        world.call("user:max", "knowledge.hold.release", json!({"hold_id": held["hold_id"], "reason": "answered"})).await;
+        world.drain().await;
+        assert_eq!(world.state(&plane).await, "PURGED");
+        invariants::check(&world).await;
+    }
+}
