@@ -84,6 +84,8 @@ async fn a_plane_that_owns_its_collection_takes_it_along() {
     let (status, _) = crate::support::http::ask("POST", &id, Some(&json!({}))).expect("an answer");
     assert_eq!(status, 404, "and who kept its id finds nothing either");
     purge(&world, &plane).await;
+    let asked = world.texts("SELECT ask FROM policy_decisions").await;
+    assert!(asked.iter().any(|ask| ask.contains("[\"chroma\"]")), "policies see its driver: {asked:?}");
     assert_eq!(db.records("other", None).len(), 5);
     invariants::check(&world).await;
 }

@@ -113,15 +113,15 @@ impl Case {
 }
 
 impl Case {
-    /// The kinds of the stores that the plane is bound to, as their URLs begin.
+    /// The drivers of the stores that the plane is bound to.
     pub fn store_kinds(&self) -> Vec<String> {
         #[derive(Deserialize)]
         struct At {
-            store_url: String,
+            store_kind: String,
         }
         // Where it cannot be read, the run's own fault says so as soon as it is used.
         let bound: Vec<At> = serde_json::from_str(&self.bound.bindings).unwrap_or_default();
-        bound.iter().map(|at| at.store_url.split(':').next().unwrap_or_default().to_owned()).collect()
+        bound.into_iter().map(|at| at.store_kind).collect()
     }
 
     /// The run is leased at an epoch to which its plane is raised; an approval that releases it is consumed.
@@ -243,7 +243,7 @@ macro_rules! select_cases {
             changing!($holds),
             ",
     (SELECT ", $bindings, "
-     FROM (SELECT b.*, s.name, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = p.id ORDER BY b.position) b
+     FROM (SELECT b.*, s.name, s.kind, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = p.id ORDER BY b.position) b
     ) AS bindings,
     a.prefix, a.manifest, a.manifest_sha256,
     CASE WHEN o.plan_digest IS NOT NULL THEN (SELECT ", $approvals, "
@@ -264,7 +264,7 @@ macro_rules! sqlite {
     ($where:expr) => {
         select_cases!(
             "json_group_array(h.id)",
-            "json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
+            "json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_kind', b.kind, 'store_url', b.url, 'resource', b.resource,
                 'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping))",
             "json_group_array(json_object('id', y.id, 'by', y.approved_by, 'assurance', y.identity_assurance, 'signature', y.signature,
                 'public_key', k.public_key, 'revoked', json(iif(k.revoked_at IS NULL, 'false', 'true')), 'roles', json(k.roles),
@@ -280,7 +280,7 @@ macro_rules! postgres {
     ($where:expr) => {
         select_cases!(
             "coalesce(json_agg(h.id), '[]')",
-            "coalesce(json_agg(json_build_object('store_id', b.store_id, 'store', b.name, 'store_url', b.url, 'resource', b.resource,
+            "coalesce(json_agg(json_build_object('store_id', b.store_id, 'store', b.name, 'store_kind', b.kind, 'store_url', b.url, 'resource', b.resource,
                 'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping)), '[]')",
             "coalesce(json_agg(json_build_object('id', y.id, 'by', y.approved_by, 'assurance', y.identity_assurance, 'signature', y.signature,
                 'public_key', k.public_key, 'revoked', k.revoked_at IS NOT NULL, 'roles', k.roles, 'plan_digest', y.plan_digest,

@@ -80,6 +80,8 @@ pub struct Binding {
     pub store_id: Uuid,
     /// The store's name.
     pub store: String,
+    /// The store's driver.
+    pub store_kind: String,
     /// The store's URL.
     pub store_url: String,
     /// Table or collection.
@@ -129,6 +131,7 @@ fn binding(row: &Row) -> Result<Binding, Fault> {
     Ok(Binding {
         store_id: cells.id("store_id")?,
         store: cells.get("name")?,
+        store_kind: cells.get("kind")?,
         store_url: cells.get("url")?,
         resource: cells.get("resource")?,
         plane_column: cells.get("plane_column")?,
@@ -189,7 +192,7 @@ statements! {
         "SELECT * FROM planes WHERE ($1 IS NULL OR tenant_id = $1) AND ($2 IS NULL OR state = $2) ORDER BY created_at, id",
         "SELECT * FROM planes WHERE ($1::uuid IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR state = $2) ORDER BY created_at, id";
     BINDINGS = "read a plane's bindings",
-        "SELECT b.*, s.name, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = $1 ORDER BY b.position";
+        "SELECT b.*, s.name, s.kind, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = $1 ORDER BY b.position";
     DRAIN = "drain a plane", "UPDATE planes SET draining = $2 WHERE id = $1";
     RAISE = "raise a plane's epoch", "UPDATE planes SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch";
     NAME = "read a plane", "SELECT name FROM planes WHERE id = $1";

@@ -13,7 +13,7 @@ use super::{
     lookup::{self, Found},
     said,
 };
-use crate::signature;
+use crate::{policy::Approvals, signature};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +26,11 @@ struct Decide {
     /// SSHSIG over the plan's text, armoured.
     #[serde(default)]
     signature: Option<String>,
+}
+
+/// The refusal of whoever decides on what they requested themselves.
+pub(super) fn by_self(by: &str) -> Refusal {
+    Refusal::new(Code::ApprovalBySelf, format!("{by} requested this offboarding; somebody else must decide"))
 }
 
 /// The offboarding whose plan can be decided on, and the plan's digest.
@@ -85,8 +90,7 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
     }
     let by = call.actor.to_string();
     if by == open.terms.requested_by {
-        let message = format!("{by} requested this offboarding; somebody else must decide");
-        return Err(found.refuse(Refusal::new(Code::ApprovalBySelf, message)));
+        return Err(found.refuse(by_self(&by)));
     }
     let signed = match &args.signature {
         Some(signature) => Some(signed(tx, call, &open, signature).await.map_err(|refusal| found.refuse(refusal))?),
@@ -126,7 +130,7 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
             _ => {}
         }
     }
-    if released(app, tx, &found).await? {
+    if let Some(Ok(_)) = released(app, tx, &found).await? {
         let message = "the plan is approved by everybody it needs: `lethe approval withdraw` takes that back";
         return Err(found.refuse(Refusal::new(Code::ApprovalExists, message)));
     }
@@ -155,7 +159,7 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
     tx.append(entry).await?;
     tx.wake(found.plane.id, &[Code::ApprovalRequired, Code::ApprovalsTooFew, Code::ApprovalExpired, Code::PlanChanged]).await?;
     let missing = match status {
-        ApprovalStatus::Granted => missing(app, tx, &found).await?,
+        ApprovalStatus::Granted => released(app, tx, &found).await?.and_then(Result::err),
         _ => None,
     };
     Ok(json!({
@@ -165,16 +169,9 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
     }))
 }
 
-/// Why the approvals that stand do not yet release the plan.
-async fn missing(app: &App, tx: &mut Tx, found: &Found) -> Result<Option<Refusal>, Stop> {
-    let case = tx.open_case(found.plane.id).await?;
-    Ok(case.and_then(|case| app.manager.gate.approved(&case).err()))
-}
-
-/// Whether the approvals that stand release the plan.
-async fn released(app: &App, tx: &mut Tx, found: &Found) -> Result<bool, Stop> {
-    let case = tx.open_case(found.plane.id).await?;
-    Ok(case.is_some_and(|case| app.manager.gate.approved(&case).is_ok()))
+/// Whether the approvals that stand release the plan, or why not yet; `None` where nothing waits for them.
+async fn released(app: &App, tx: &mut Tx, found: &Found) -> Result<Option<Result<Approvals, Refusal>>, Stop> {
+    Ok(tx.open_case(found.plane.id).await?.map(|case| app.manager.gate.approved(&case)))
 }
 
 #[derive(Deserialize)]

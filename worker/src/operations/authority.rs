@@ -4,11 +4,10 @@
 //! that makes them, and the question is kept with its answer. If we die in it, nothing was asked.
 
 use lethe_ledger::{Chain, HoldSubject, Offboarding, Plane, Tenant, Tx};
-use lethe_stages::{Code, Refusal};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{App, Call, Operation, Refused, Stop, lookup, operator};
+use super::{App, Call, Operation, Refused, Stop, approvals, lookup, operator};
 use crate::policy::{Action, Approvals, Ask, Context, PlaneFacts, Principal, Resource, Role, TenantFacts};
 
 /// What a call names, and where a refusal that concerns it is recorded.
@@ -51,8 +50,7 @@ async fn ask(app: &App, tx: &mut Tx, call: &Call, operation: &Operation, recorde
             Resource::Offboarding(of)
                 if matches!(operation.action, Action::Approve | Action::Deny) && of.requested_by == actor =>
             {
-                let message = format!("{actor} requested this offboarding; somebody else must decide");
-                let refusal = Refusal::new(Code::ApprovalBySelf, message);
+                let refusal = approvals::by_self(&actor);
                 return Err(Refused { refusal, chain: named.chain, tenant_id: named.tenant_id }.into());
             }
             _ => {}
@@ -153,13 +151,11 @@ fn of_tenant(tenant: &Tenant) -> TenantFacts {
 
 /// The plane, or its offboarding where that is what is acted on; `None` where there is none to act on.
 async fn of_plane(app: &App, tx: &mut Tx, tenant: &Tenant, plane: &Plane, action: Action) -> Result<Option<Resource>, Stop> {
-    let bindings = tx.bindings(plane.id).await?;
-    let kind = |url: &str| url.split(':').next().unwrap_or_default().to_owned();
     let facts = PlaneFacts {
         tenant: of_tenant(tenant),
         id: plane.id,
         state: plane.state,
-        store_kinds: bindings.iter().map(|binding| kind(&binding.store_url)).collect(),
+        store_kinds: tx.bindings(plane.id).await?.into_iter().map(|binding| binding.store_kind).collect(),
         held: !tx.holds(Some(&[plane.id, tenant.id]), false).await?.is_empty(),
     };
     use Action::*;

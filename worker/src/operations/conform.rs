@@ -79,6 +79,7 @@ async fn nobodys(app: &App, store: &parties::Checked, scratch: &Mapping) -> Resu
         let binding = Binding {
             store_id: known.id,
             store: known.name,
+            store_kind: known.kind,
             store_url: known.url,
             resource: described.resource,
             plane_column: described.plane_column.unwrap_or_default(),

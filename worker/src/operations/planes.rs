@@ -219,6 +219,7 @@ async fn bind(tx: &mut Tx, call: &Call, tenant: &Tenant, one: Resolved) -> Resul
     Ok(Binding {
         store_id: store.id,
         store: store.name,
+        store_kind: store.kind,
         store_url: store.url,
         resource: one.resource,
         plane_column: one.plane_column.unwrap_or_default(),

@@ -70,7 +70,7 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
     // Time, holds, approval: asked one by one by leaving out what was found, so that all of them show.
     let mut case = case.clone();
     let archive_copies = app.manager.archive_copies(&case);
-    for _ in 0..5 {
+    for _ in 0..6 {
         let epoch = case.plane.epoch + 1;
         let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges: 0, archive_copies: &archive_copies };
         let refusal = match app.manager.gate.judge(&app.manager.stages, &request) {
@@ -83,6 +83,7 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
             Code::HoldActive => case.facts.holds.clear(),
             Code::GracePeriodActive => case.facts.grace_until = Some(case.facts.at),
             Code::RetentionActive => case.facts.retention_until = Some(case.facts.at),
+            Code::PurgeProtected => case.facts.protected_until = None,
             _ => break,
         }
     }
