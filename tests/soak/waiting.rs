@@ -151,13 +151,13 @@ async fn fill_on_postgres(database: &TestDatabase, waiting: usize) {
     for statement in [
         // The rows refer to each other as they should: nobody needs to look.
         "SET session_replication_role = replica".to_owned(),
-        format!("INSERT INTO tenants VALUES ({tenant}, 'acme', 'active', {now})"),
+        format!("INSERT INTO tenants (id, name, status, created_at) VALUES ({tenant}, 'acme', 'active', {now})"),
         format!(
             "INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at)
              SELECT {plane}, {tenant}, 'plane-' || n, 'PENDING_DEACTIVATE', 1, true, 'file:///archive',
                 '00000000-0000-7000-8000-000000000009', false, {now} FROM {rows}"
         ),
-        format!("INSERT INTO chains SELECT 'plane:' || {plane}, 'sha256:00', 4, {now} FROM {rows}"),
+        format!("INSERT INTO chains (chain, head, next_sequence, at) SELECT 'plane:' || {plane}, 'sha256:00', 4, {now} FROM {rows}"),
         format!(
             "INSERT INTO offboardings (id, plane_id, tenant_id, plan_version, status, ground, reason, requested_by, terms_digest,
                 grace_access, evict, grace_us, archive_delay_us, retention_us, usage_unknown_accepted, requested_at, received_at,
@@ -187,7 +187,7 @@ async fn fill(file: &Path, waiting: usize) {
     let until = format!("CASE WHEN n <= {due} THEN {now} - 1000000 + n ELSE {now} + 604800000000 + n END");
     for statement in [
         "PRAGMA synchronous = OFF".to_owned(),
-        format!("INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000000', 'acme', 'active', {now})"),
+        format!("INSERT INTO tenants (id, name, status, created_at) VALUES ('00000000-0000-7000-8000-000000000000', 'acme', 'active', {now})"),
         format!(
             "{rows} INSERT INTO planes (id, tenant_id, name, state, epoch, draining, archive_url, archive_id, usage_reported, created_at)
              SELECT {plane}, '00000000-0000-7000-8000-000000000000', 'plane-' || n, 'PENDING_DEACTIVATE', 1, 1, 'file:///archive',
