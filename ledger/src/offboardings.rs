@@ -296,7 +296,8 @@ impl Tx {
     /// Closes an open offboarding.
     pub async fn close_offboarding(&mut self, id: Uuid, status: OffboardingStatus) -> Result<(), Fault> {
         let at = self.at();
-        self.sql(&CLOSE).bind(id).bind(status.as_str()).bind(at).one().await
+        self.sql(&CLOSE).bind(id).bind(status.as_str()).bind(at).one().await?;
+        self.close_deadline(id).await
     }
 
     /// Offboardings by request, filtered.

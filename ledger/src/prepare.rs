@@ -5,9 +5,9 @@ use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 use crate::{
     access, approvers, archives, break_glass, cases, db,
     db::Tx,
-    decisions, idempotency, locks,
+    deadlines, decisions, idempotency, locks,
     many::Many,
-    offboardings, parties, planes, queue, release,
+    notices, offboardings, parties, planes, queue, release,
     sql::{Inner, Sql},
     trail, verify, witness,
 };
@@ -19,9 +19,11 @@ static STATEMENTS: &[&[&Sql]] = &[
     break_glass::STATEMENTS,
     cases::STATEMENTS,
     db::STATEMENTS,
+    deadlines::STATEMENTS,
     decisions::STATEMENTS,
     idempotency::STATEMENTS,
     locks::STATEMENTS,
+    notices::STATEMENTS,
     offboardings::STATEMENTS,
     parties::STATEMENTS,
     planes::STATEMENTS,

@@ -235,6 +235,13 @@ statements! {
          ORDER BY placed_at, id",
         "SELECT * FROM holds WHERE ($1 OR released_at IS NULL) AND subject_id = ANY($2) ORDER BY placed_at, id";
     HOLD = "read a hold", "SELECT * FROM holds WHERE id = $1";
+    HOLDS_TO_REVIEW = "read holds to look at again",
+        "SELECT h.* FROM holds h WHERE h.released_at IS NULL AND h.review_at IS NOT NULL AND h.review_at <= $1
+            AND ($2 IS NULL OR h.subject_id = $2 OR EXISTS (SELECT 1 FROM planes p WHERE p.id = h.subject_id AND p.tenant_id = $2))
+         ORDER BY h.review_at, h.id LIMIT $3",
+        "SELECT h.* FROM holds h WHERE h.released_at IS NULL AND h.review_at IS NOT NULL AND h.review_at <= $1
+            AND ($2::uuid IS NULL OR h.subject_id = $2 OR EXISTS (SELECT 1 FROM planes p WHERE p.id = h.subject_id AND p.tenant_id = $2))
+         ORDER BY h.review_at, h.id LIMIT $3";
     HOLDS_OF = "read a matter's holds", "SELECT * FROM holds WHERE matter = $1 AND released_at IS NULL ORDER BY placed_at, id";
     PAUSE = "pause",
         "INSERT INTO pauses (scope, reason, paused_by, paused_at) VALUES ($1, $2, $3, $4)
@@ -305,6 +312,11 @@ impl Tx {
     /// The open holds of a matter, by date.
     pub async fn holds_of_matter(&mut self, matter: &str) -> Result<Vec<Hold>, Fault> {
         self.sql(&HOLDS_OF).bind(matter).all().await?.iter().map(hold).collect()
+    }
+
+    /// Open holds that were to be looked at again by `until`, the longest overdue first; of one tenant and its planes, or of all.
+    pub async fn holds_to_review(&mut self, until: DateTime<Utc>, tenant: Option<Uuid>, limit: usize) -> Result<Vec<Hold>, Fault> {
+        self.sql(&HOLDS_TO_REVIEW).bind(until).bind(tenant).bind(limit as i64).all().await?.iter().map(hold).collect()
     }
 
     /// Releases an open hold.

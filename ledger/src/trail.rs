@@ -163,6 +163,12 @@ lethe_stages::text_enum! {
         ApproverRevoked = "APPROVER_REVOKED",
         /// Other policies decide from now on, or none do.
         PolicyChanged = "POLICY_CHANGED",
+        /// Somebody was told of what comes or came.
+        Noticed = "NOTICED",
+        /// Nobody could be told, and it was given up.
+        NoticeFailed = "NOTICE_FAILED",
+        /// A legal deadline was extended, as its law allows.
+        DeadlineExtended = "DEADLINE_EXTENDED",
         /// A grace period was cut short.
         BreakGlass = "BREAK_GLASS",
         /// Somebody else closed the review that this owed.

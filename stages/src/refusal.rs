@@ -68,6 +68,11 @@ codes! {
     SignatureInvalid = "SIGNATURE_INVALID", "The signature is not one of a registered key over this plan.";
     PolicyDenied = "POLICY_DENIED", "No policy permits it, or one forbids it, or the policies cannot be asked.";
     PurgeProtected = "PURGE_PROTECTED", "The tenant is protected: nothing of it is purged before a date.";
+    NoDeadline = "NO_DEADLINE", "No open offboarding of the plane has a legal deadline.";
+    ExtensionNotAllowed = "EXTENSION_NOT_ALLOWED", "The legal deadline cannot be extended: not at all, not again, or not any more.";
+    NoticeUnknown = "NOTICE_UNKNOWN", "There is no notice of this id that was given up.";
+    NoChannel = "NO_CHANNEL", "The configuration names no channel by which somebody could be told.";
+    StoreWindow = "STORE_WINDOW", "It is not an hour at which one of the plane's stores may be read and erased.";
     ReviewUnknown = "REVIEW_UNKNOWN", "No after-review of the plane is open.";
     ReviewBySelf = "REVIEW_BY_SELF", "Who broke the glass cannot close its review.";
     ReleaseBySelf = "RELEASE_BY_SELF", "Who placed the hold may not release it; the configuration wants a second person.";

@@ -1,4 +1,5 @@
-//! The world outside: knowledge stores, where planes live, and archives, where they go. Drivers behind the ports of `stages`.
+//! The world outside: knowledge stores, where planes live, archives, where they go, and channels, by which somebody is told. Drivers
+//! behind the ports of `stages`.
 //!
 //! The rule: a driver reaches exactly what was bound to one plane, and "it is not there" is said only by a place that has shown its
 //! canary. Drivers are found by the URL's scheme: `sqlite:`, `postgres:`, `chroma+http:` and, for servers that speak the store protocol,
@@ -7,6 +8,7 @@
 //! If we die in a driver, every verb may be called again and the world is then as if it had been called once.
 
 mod archive;
+pub mod channels;
 mod chroma;
 mod conform;
 mod http;

@@ -11,10 +11,17 @@ use std::{
 use chrono::TimeDelta;
 use lethe_ledger::{Actor, Assurance};
 use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
-use lethe_stores::Paces;
+use lethe_stores::{
+    Paces,
+    channels::{Channels, CommandChannel, FileChannel, WebhookChannel},
+};
 use serde::{Deserialize, Deserializer};
 
-use crate::policy::{PolicyError, Preset, Role, Source};
+use crate::{
+    deadline::{Law, Zone},
+    policy::{PolicyError, Preset, Role, Source},
+    window::Window,
+};
 
 mod s3;
 
@@ -69,6 +76,12 @@ pub struct Config {
     pub offboarding: OffboardingConfig,
     /// Terms by ground.
     pub grounds: BTreeMap<Ground, GroundConfig>,
+    /// What laws say of the time to erase, by the name that requests and grounds call them.
+    pub laws: BTreeMap<String, Law>,
+    /// Deadlines, and what is late.
+    pub due: DueConfig,
+    /// Notices.
+    pub notices: NoticesConfig,
     /// What is known of planes' use.
     pub usage: UsageConfig,
     /// Policies.
@@ -92,7 +105,7 @@ pub struct Config {
     /// What differs for single archives in S3, by canonical URL. Complete: each was laid over [`ArchiveConfig::s3`].
     #[serde(default)]
     pub archives: BTreeMap<String, S3Config>,
-    /// What differs for single stores, by registered name.
+    /// What differs for single stores, by registered name. Complete: each was laid over [`Config::store`].
     #[serde(default)]
     pub stores: BTreeMap<String, StoreConfig>,
     /// What differs for single tenants, by name.
@@ -128,9 +141,77 @@ pub struct GroundConfig {
     /// Legal basis of a retention above 0.
     #[serde(default)]
     pub retention_basis: Option<String>,
-    /// The law's deadline.
+    /// The law whose deadline runs, unless the request names another.
     #[serde(default)]
-    pub legal_due: Option<Span>,
+    pub law: Option<String>,
+}
+
+/// See `[due]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DueConfig {
+    /// In whose days deadlines are counted, where the law names no zone of its own.
+    pub zone: Zone,
+    /// How long before a deadline somebody is told; each once.
+    pub warn: Vec<Span>,
+    /// How long a run may be due and not taken.
+    pub stalled_after: Span,
+}
+
+/// See `[notices]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoticesConfig {
+    /// How long before an irreversible step somebody is told; each once.
+    pub before: Vec<Span>,
+    /// Failures after which a notice is given up.
+    pub attempts_max: i64,
+    /// Lines in a file.
+    pub file: FileNoticesConfig,
+    /// Requests to a URL.
+    pub webhook: WebhookConfig,
+    /// Processes.
+    pub command: CommandConfig,
+}
+
+/// See `[notices.file]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileNoticesConfig {
+    /// The file; empty: none.
+    pub path: PathBuf,
+}
+
+/// See `[notices.webhook]`.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// The URL, whose path may be a secret; empty: none.
+    pub url: String,
+    /// The environment variable that holds the secret.
+    pub secret_env: String,
+    /// The file that holds it.
+    pub secret_file: String,
+    /// Certificates that are trusted beside the machine's own.
+    pub ca_file: String,
+    /// Until an answer.
+    pub timeout: Span,
+}
+
+impl std::fmt::Debug for WebhookConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookConfig").field("is_named", &!self.url.is_empty()).finish_non_exhaustive()
+    }
+}
+
+/// See `[notices.command]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandConfig {
+    /// The program and its arguments; empty: none.
+    pub run: Vec<String>,
+    /// How long it may take.
+    pub timeout: Span,
 }
 
 /// See `[usage]`.
@@ -201,11 +282,15 @@ pub struct PurgeConfig {
 }
 
 /// See `[store]`.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// Most records a second.
     pub rows_per_second_max: u32,
+    /// At which hours it is exported and erased.
+    pub window: Window,
+    /// By whose clocks.
+    pub window_zone: Zone,
 }
 
 /// See `[archive]`.
@@ -314,16 +399,10 @@ impl Config {
             overlay(&mut table, overrides);
         }
         let wrong = |message: String| ConfigError::Wrong { of: of.clone(), message };
-        let standard = table.get("archive").and_then(|archive| archive.get("s3")).and_then(|s3| s3.as_table()).cloned();
-        if let (Some(standard), Some(toml::Value::Table(archives))) = (standard, table.get_mut("archives")) {
-            for (_, archive) in archives.iter_mut() {
-                if let toml::Value::Table(own) = archive {
-                    let mut whole = standard.clone();
-                    overlay(&mut whole, std::mem::take(own));
-                    *own = whole;
-                }
-            }
-        }
+        let of_archives = table.get("archive").and_then(|archive| archive.get("s3")).and_then(|s3| s3.as_table()).cloned();
+        complete(&mut table, "archives", of_archives);
+        let of_stores = table.get("store").and_then(|store| store.as_table()).cloned();
+        complete(&mut table, "stores", of_stores);
         let revision = canonical::digest(&table).map_err(|error| wrong(error.to_string()))?;
         let mut config: Config = table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
         config.revision = revision;
@@ -347,8 +426,45 @@ impl Config {
         self.tenants.get(tenant).and_then(|tenant| tenant.accept_unknown).unwrap_or(self.usage.accept_unknown)
     }
 
+    /// What holds for a store.
+    pub fn store(&self, name: &str) -> &StoreConfig {
+        self.stores.get(name).unwrap_or(&self.store)
+    }
+
+    /// Where notices go.
+    ///
+    /// # Errors
+    /// What is wrong, and in which key.
+    pub fn channels(&self) -> Result<Channels, String> {
+        let NoticesConfig { file, webhook, command, .. } = &self.notices;
+        let timeout = |span: Span| span.0.to_std().unwrap_or_default();
+        let hook = || {
+            WebhookChannel::new(&webhook.url, &webhook.secret_env, &webhook.secret_file, &webhook.ca_file, timeout(webhook.timeout))
+        };
+        let webhook = (!webhook.url.is_empty()).then(hook).transpose().map_err(|error| format!("notices.webhook: {error}"))?;
+        let named = (!file.path.as_os_str().is_empty()).then(|| FileChannel { path: file.path.clone() });
+        if let Some(file) = &named
+            && !file.path.is_absolute()
+        {
+            return Err(format!("notices.file.path is {}: it must be absolute", file.path.display()));
+        }
+        let run = |run: &Vec<String>| CommandChannel { run: run.clone(), timeout: timeout(command.timeout) };
+        Ok(Channels { file: named, webhook, command: (!command.run.is_empty()).then(|| run(&command.run)) })
+    }
+
     fn check(&self) -> Result<(), String> {
+        self.channels()?;
+        if self.notices.attempts_max < 1 {
+            return Err("notices.attempts_max must be at least 1".into());
+        }
+        if self.laws.contains_key(crate::deadline::OWN) || self.laws.contains_key(crate::deadline::NO_LAW) {
+            let (own, none) = (crate::deadline::OWN, crate::deadline::NO_LAW);
+            return Err(format!("no law can be called {own} or {none}: they mean a date of the caller's, and that no law has one"));
+        }
         for (ground, terms) in &self.grounds {
+            if let Some(law) = terms.law.as_ref().filter(|law| !self.laws.contains_key(*law)) {
+                return Err(format!("grounds.{ground}.law is {law}, and there is no [laws.{law}]"));
+            }
             if *ground == Ground::ErasureRequest && terms.retention.0 != TimeDelta::zero() {
                 return Err(format!("grounds.{ground}.retention is {}: it must be 0s", terms.retention));
             }
@@ -373,6 +489,18 @@ impl Config {
             return Err("archive.part_rows_max and part_bytes_max must be above 0, queue.backoff_jitter at most 100".into());
         }
         Ok(())
+    }
+}
+
+/// Lays each table of the section over what holds for all of them.
+fn complete(table: &mut toml::Table, section: &str, standard: Option<toml::Table>) {
+    let (Some(standard), Some(toml::Value::Table(section))) = (standard, table.get_mut(section)) else { return };
+    for (_, one) in section.iter_mut() {
+        if let toml::Value::Table(own) = one {
+            let mut whole = standard.clone();
+            overlay(&mut whole, std::mem::take(own));
+            *own = whole;
+        }
     }
 }
 

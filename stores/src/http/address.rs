@@ -50,6 +50,37 @@ impl Address {
         Ok(address)
     }
 
+    /// Reads the URL of a webhook, whose path and query are its own affair and may be secret; `ca_file` is empty or names certificates.
+    ///
+    /// # Errors
+    /// What is wrong and what would be right; without the URL.
+    pub(crate) fn of_webhook(url: &str, ca_file: &str) -> Result<Self, String> {
+        let refused = |why: &str| format!("read the webhook's URL: {why}; write https://HOST/PATH");
+        let base = Url::parse(url).map_err(|error| refused(&format!("it is no URL: {error}")))?;
+        if !["http", "https"].contains(&base.scheme()) || base.host().is_none() {
+            return Err(refused("it is none of http or https"));
+        }
+        if !base.username().is_empty() || base.password().is_some() || base.fragment().is_some() {
+            return Err(refused("it holds a user, a password or a fragment"));
+        }
+        let ca_file = (!ca_file.is_empty()).then(|| file("ca_file", ca_file)).transpose().map_err(|why| refused(&why))?;
+        let address = Self { base, token: None, ca_file };
+        if address.base.scheme() == "http" && !address.is_local() {
+            return Err(refused("notices would travel readable to another machine"));
+        }
+        Ok(address)
+    }
+
+    /// The URL as it is requested, with its query.
+    pub(super) fn whole(&self) -> &str {
+        self.base.as_str()
+    }
+
+    /// Scheme, host and port: what may be said of a URL whose path is a secret.
+    pub(crate) fn origin(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
     fn option(&mut self, pair: &str) -> Result<(), String> {
         let (word, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(word) = OPTIONS.into_iter().find(|known| *known == word) else {

@@ -67,13 +67,18 @@ impl Client {
     /// Reads token and certificates. The token goes into the header of this name, after `before`.
     pub(crate) fn new(address: &Address, header: &'static str, before: &str) -> Result<Self, PortError> {
         let token = address.token()?.map(|token| (header, format!("{before}{token}")));
+        Ok(Self { token, ..Self::plain(address)? })
+    }
+
+    /// Reads certificates; it sends no token.
+    pub(crate) fn plain(address: &Address) -> Result<Self, PortError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
         tcp.set_nodelay(true);
         let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(trust(address)?);
         let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { address: address.clone(), token, inner: legacy::Client::builder(TokioExecutor::new()).build(connector) })
+        Ok(Self { address: address.clone(), token: None, inner: legacy::Client::builder(TokioExecutor::new()).build(connector) })
     }
 
     async fn begin(
@@ -106,6 +111,19 @@ impl Client {
     /// Asks, and reads the whole answer, whatever its status.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Json>, doing: &str) -> Result<Reply, PortError> {
         let response = self.begin(method, path, body, doing).await?;
+        Reply::whole(response, doing).await
+    }
+
+    /// Posts JSON to the address as it is, with its query and with `headers`, and reads the whole answer, whatever its status.
+    pub(crate) async fn post(&self, body: String, headers: &[(&str, String)], doing: &str) -> Result<Reply, PortError> {
+        let mut request = Request::builder().method(Method::POST).uri(self.address.whole());
+        request = request.header("user-agent", concat!("lethe/", env!("CARGO_PKG_VERSION"))).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(body.into()));
+        let request = request.map_err(|_| PortError::Permanent(format!("{doing}: the URL holds what HTTP cannot send")))?;
+        let response = self.inner.request(request).await.map_err(|error| unreachable(doing, &error))?;
         Reply::whole(response, doing).await
     }
 
@@ -194,7 +212,7 @@ fn trust(address: &Address) -> Result<rustls::ClientConfig, PortError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Some(file) = &address.ca_file {
-        let unusable = |why: String| PortError::Permanent(format!("read the certificates of {}: {file}: {why}", address.shown()));
+        let unusable = |why: String| PortError::Permanent(format!("read the certificates of {}: {file}: {why}", address.origin()));
         let read = CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
         let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| unusable(error.to_string()))?;
         if roots.add_parsable_certificates(read).0 == 0 {
@@ -203,7 +221,7 @@ fn trust(address: &Address) -> Result<rustls::ClientConfig, PortError> {
     }
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| PortError::Permanent(format!("set TLS up for {}: {error}", address.shown())))?;
+    let config = config.map_err(|error| PortError::Permanent(format!("set TLS up for {}: {error}", address.origin())))?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 

@@ -88,8 +88,26 @@ pub(crate) enum Command {
         #[arg(long)]
         until_idle: bool,
     },
-    /// Sweep once: take back lost runs, end expired approvals, wake what no longer waits
+    /// Sweep once: take back lost runs, end expired approvals, wake what no longer waits, deliver the notices that are due
     Sweep {},
+    /// List what is late or at risk, the nearest first, and why: legal deadlines, reviews that are owed, runs that nobody takes
+    Due {
+        /// Of this tenant
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// Every deadline within this time, on track or not [default: the first of due.warn]
+        #[arg(long, value_name = "DURATION")]
+        within: Option<String>,
+        /// Every deadline
+        #[arg(long, conflicts_with = "within")]
+        all: bool,
+        /// At most so many deadlines [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Notices: who was told what, and who could not be
+    #[command(subcommand)]
+    Notice(NoticeCommand),
     /// Create the ledger, or bring it to this version
     Migrate {
         /// Create a ledger in which approvals by self-declared actors always release purges
@@ -396,9 +414,15 @@ pub(crate) struct RequestArgs {
     /// When the hot copy goes: after_archive or at_purge [default: offboarding.evict]
     #[arg(long, value_name = "WHEN")]
     pub(crate) evict: Option<String>,
-    /// When the demand was received, as 2026-01-31T12:00:00Z [default: now]
-    #[arg(long, value_name = "INSTANT")]
+    /// When the demand was received, as 2026-01-31T12:00:00Z, or the day, as 2026-01-31 [default: now]
+    #[arg(long, value_name = "WHEN")]
     pub(crate) received_at: Option<String>,
+    /// The law whose deadline runs from that day: one of [laws], or none [default: the ground's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) law: Option<String>,
+    /// The last day, as 2026-01-31, where it is nearer than the law's or no law has one
+    #[arg(long, value_name = "DAY")]
+    pub(crate) due: Option<String>,
     /// Show exactly what each stage would do and destroy, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -455,6 +479,17 @@ pub(crate) enum OffboardingCommand {
     BreakGlass(ReasonedArgs),
     /// Close the review that a broken grace period owes; not by who broke it
     Review(ReasonedArgs),
+    /// Extend its legal deadline, once and as far as the law allows, where the person concerned was told in time
+    Extend {
+        /// Plane id or tenant/name
+        plane: String,
+        /// When that person was told, as 2026-01-31T12:00:00Z, or the day, as 2026-01-31
+        #[arg(long, value_name = "WHEN")]
+        told: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
     /// Let a halted run go on with its attempts reset, or make a denied plan anew
     Retry(ReasonedArgs),
 }
@@ -553,6 +588,28 @@ pub(crate) enum ApprovalCommand {
     Deny(DecideArgs),
     /// Take back an approval that has not been used
     Withdraw(WithdrawArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NoticeCommand {
+    /// List notices, the newest first
+    List {
+        /// About this plane
+        plane: Option<String>,
+        /// queued, sending, delivered, moot or failed
+        #[arg(long)]
+        status: Option<String>,
+        /// At most so many [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<i64>,
+    },
+    /// Deliver a notice again that was given up
+    Retry {
+        /// Its id
+        notice: String,
+    },
+    /// Tell every configured channel something that is no notice of anything
+    Test,
 }
 
 #[derive(Debug, Subcommand)]

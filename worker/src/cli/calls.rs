@@ -10,7 +10,7 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
-        LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
+        LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
         TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
@@ -108,6 +108,17 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         Command::Offboarding(command) => offboarding(command)?,
         Command::Offboard(args) => request(args)?,
         Command::Status { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
+        Command::Due { tenant, within, all, limit } => {
+            let arguments = json!({"all": all, "limit": limit});
+            planned("knowledge.due.list", with(arguments, given(&[("tenant", &tenant), ("within", &within)])))
+        }
+        Command::Notice(command) => match command {
+            NoticeCommand::List { plane, status, limit } => {
+                planned("knowledge.notice.list", with(json!({"limit": limit}), given(&[("plane", &plane), ("status", &status)])))
+            }
+            NoticeCommand::Retry { notice } => planned("knowledge.notice.retry", json!({"notice_id": notice})),
+            NoticeCommand::Test => planned("knowledge.notice.test", json!({})),
+        },
         Command::Approval(command) => match command {
             ApprovalCommand::List { plane, mine } => {
                 planned("knowledge.approval.list", with(json!({"mine": mine}), given(&[("plane", &plane)])))
@@ -205,13 +216,15 @@ fn offboarding(command: OffboardingCommand) -> Result<Planned, CommandError> {
         OffboardingCommand::Show { plane, plan: false } => planned("knowledge.offboarding.show", json!({"plane": plane})),
         OffboardingCommand::BreakGlass(args) => reasoned("knowledge.offboarding.break_glass", args, Goal::Settled)?,
         OffboardingCommand::Review(args) => reasoned("knowledge.offboarding.review", args, Goal::Settled)?,
+        OffboardingCommand::Extend { plane, told, reason } => {
+            planned("knowledge.offboarding.extend", json!({"plane": plane, "told": told, "reason": reason}))
+        }
         OffboardingCommand::Cancel(args) => reasoned("knowledge.offboarding.cancel", args, Goal::State(LifecycleState::Active))?,
         OffboardingCommand::Retry(args) => reasoned("knowledge.offboarding.retry", args, Goal::Settled)?,
     })
 }
 
 fn request(args: RequestArgs) -> Result<Planned, CommandError> {
-    let received_at = instant("received-at", args.received_at)?;
     let arguments = with(
         json!({"plane": args.plane, "ground": args.ground, "reason": args.reason}),
         given(&[
@@ -221,7 +234,9 @@ fn request(args: RequestArgs) -> Result<Planned, CommandError> {
             ("retention_basis", &args.retention_basis),
             ("grace_access", &args.grace_access),
             ("evict", &args.evict),
-            ("received_at", &received_at),
+            ("received_at", &args.received_at),
+            ("law", &args.law),
+            ("due_on", &args.due),
         ]),
     );
     if args.dry_run {

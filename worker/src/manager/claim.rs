@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::policy::Action;
 
-use super::{KnowledgeLifecycleManager, about, record::Batch};
+use super::{KnowledgeLifecycleManager, about, notices::of_halt, record::Batch};
 use crate::gate::{GateRequest, Judgement};
 
 /// A run that is ours until its lease ends.
@@ -84,6 +84,7 @@ impl KnowledgeLifecycleManager {
                     self.block(tx, &case, &refusal, "BLOCKED").await?;
                     let error = json!({"code": refusal.code, "message": refusal.message});
                     tx.settle(&case.run, &Settlement::Halted { error, attempts: 0 }).await?;
+                    self.announce(tx, of_halt(&case, refusal.code.as_str(), tx.at())).await?;
                 }
             }
         }

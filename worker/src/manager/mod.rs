@@ -5,6 +5,7 @@
 
 mod claim;
 mod keeping;
+mod notices;
 mod perform;
 mod record;
 mod request;
@@ -14,9 +15,11 @@ mod witness;
 
 pub use claim::Claimed;
 pub use keeping::ArchiveAnswer;
+pub(crate) use notices::NOTICE_SCHEMA;
+pub use notices::Told;
 pub use perform::{Finished, ProgressBoard};
 pub use record::RecordResult;
-pub use request::{Cancelled, Requested, Terms};
+pub use request::{Cancelled, Received, Requested, Terms};
 pub use sweep::{SweepReport, WorkerLock};
 pub use turn::Turn;
 
@@ -24,6 +27,7 @@ use std::sync::{Arc, Mutex};
 
 use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
 use lethe_stages::StageRegistry;
+use lethe_stores::channels::Channels;
 
 use crate::{
     config::Config,
@@ -39,6 +43,7 @@ pub struct KnowledgeLifecycleManager {
     pub(crate) stages: StageRegistry,
     pub(crate) gate: PolicyGate,
     pub(crate) world: Arc<dyn World>,
+    pub(crate) channels: Channels,
     pub(crate) progress: ProgressBoard,
     /// What became of the policies and is not yet on record; `None`: this process began.
     pub(crate) unsaid: Mutex<Vec<Option<Reloaded>>>,
@@ -51,7 +56,9 @@ impl KnowledgeLifecycleManager {
     /// What is wrong with the policies.
     pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Result<Self, PolicyError> {
         let gate = PolicyGate::new(config.clone(), ledger.insecure_demo())?;
-        Ok(Self { ledger, config, stages, gate, world, progress: ProgressBoard::default(), unsaid: Mutex::new(vec![None]) })
+        let channels = config.channels().expect("a configuration is checked when it is read");
+        let (progress, unsaid) = (ProgressBoard::default(), Mutex::new(vec![None]));
+        Ok(Self { ledger, config, stages, gate, world, channels, progress, unsaid })
     }
 
     /// How far the handlers of this process are.

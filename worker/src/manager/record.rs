@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use chrono::TimeDelta;
-use lethe_ledger::{Actor, Case, Changes, EventType, Fault, Move, OffboardingStatus, RunStatus, Settlement, Tx};
+use lethe_ledger::{Actor, Case, Changes, EventType, Fault, Move, NoticeKind, OffboardingStatus, RunStatus, Settlement, Tx};
 use lethe_stages::{
     Code, EvictMode, GraceAccess, LifecycleState, StageError, StageOutcome, Step,
     contract::{Done, Evidence},
@@ -19,7 +19,10 @@ use uuid::Uuid;
 
 #[cfg(debug_assertions)]
 use super::turn::are_as_read;
-use super::{Finished, KnowledgeLifecycleManager, about};
+use super::{
+    Finished, KnowledgeLifecycleManager, about,
+    notices::{of_halt, of_offboarding},
+};
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,11 +146,14 @@ impl KnowledgeLifecycleManager {
         entry.evidence = json!({"run_id": case.run.id, "code": error.code(), "attempt": attempt, "halted": halted});
         tx.append(entry).await?;
         batch.changes.settle(&case.run, &settlement);
+        if halted {
+            self.announce(tx, of_halt(case, error.code(), tx.at())).await?;
+        }
         Ok(())
     }
 
     /// 30 s doubling, varied by ±20 %, at most an hour: as configured. `draw` is a random number.
-    fn backoff(&self, attempt: i64, draw: u64) -> TimeDelta {
+    pub(super) fn backoff(&self, attempt: i64, draw: u64) -> TimeDelta {
         let queue = &self.config.queue;
         let (first, max) = (queue.backoff_first.0.num_milliseconds().max(0), queue.backoff_max.0.num_milliseconds());
         let delay = first.saturating_mul(1 << (attempt - 1).clamp(0, 20)).min(max);
@@ -185,6 +191,7 @@ impl KnowledgeLifecycleManager {
                 let entered = LifecycleState::PendingDeactivate;
                 self.transition(tx, batch, case, entered, actor).await?;
                 batch.changes.start_wait(Wait::Grace, offboarding, until);
+                self.announce(tx, of_offboarding(NoticeKind::CancelEnds, &case.offboarding, until)).await?;
                 batch.next.push(case.follow(tx, Step::Verify, until).moved(entered).waits(Wait::Grace, until));
             }
             Step::Verify => batch.next.push(case.follow(tx, Step::Deactivate, at)),
@@ -196,6 +203,7 @@ impl KnowledgeLifecycleManager {
                 let entered = LifecycleState::Deactivated;
                 self.transition(tx, batch, case, entered, actor).await?;
                 batch.changes.start_wait(Wait::ArchiveDelay, offboarding, after);
+                self.announce_evict(tx, case, after).await?;
                 batch.next.push(case.follow(tx, Step::Export, after).moved(entered).revoked().waits(Wait::ArchiveDelay, after));
             }
             Step::Export => {
@@ -237,6 +245,7 @@ impl KnowledgeLifecycleManager {
         batch.changes.set_plan(&plan);
         let until = tx.at() + case.offboarding.terms.retention;
         batch.changes.start_wait(Wait::Retention, case.offboarding.id, until);
+        self.announce(tx, of_offboarding(NoticeKind::Purge, &case.offboarding, until)).await?;
         let next = case.follow(tx, Step::Purge, until).moved(LifecycleState::Archived).waits(Wait::Retention, until);
         batch.next.push(next.archived(prefix, manifest)?.planned(plan));
         Ok(())

@@ -2,17 +2,20 @@
 //!
 //! The rule: decide first, write after. A refusal has written nothing.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use lethe_ledger::{
-    Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Move, NewOffboarding, NewRun, Offboarding, OffboardingStatus, Plane,
+    Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Move, NewDeadline, NewOffboarding, NewRun, NoticeKind, Offboarding, OffboardingStatus, Plane,
     Run, RunStatus, Settlement, Tenant, TenantStatus, Tx,
 };
 use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, Refusal, Step, UsageKnown, canonical};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ArchiveAnswer, KnowledgeLifecycleManager, about};
-use crate::config::Span;
+use super::{ArchiveAnswer, KnowledgeLifecycleManager, about, notices::of_offboarding};
+use crate::{
+    config::Span,
+    deadline::{NO_LAW, OWN, Zone},
+};
 
 /// What a caller asks of an offboarding; what is `None` comes from the ground's configuration.
 #[derive(Debug, Clone)]
@@ -32,7 +35,28 @@ pub struct Terms {
     /// When the hot copy goes.
     pub evict: Option<EvictMode>,
     /// When the demand arrived.
-    pub received_at: Option<DateTime<Utc>>,
+    pub received: Option<Received>,
+    /// The law whose deadline runs, or that none has one for it.
+    pub law: Option<String>,
+    /// The last day, where the caller names it.
+    pub due_on: Option<NaiveDate>,
+}
+
+/// When a demand arrived: to the second, or on a day where the law is counted.
+#[derive(Debug, Clone, Copy)]
+pub enum Received {
+    /// Then.
+    At(DateTime<Utc>),
+    /// On that day.
+    On(NaiveDate),
+}
+
+/// What a request would open.
+pub(crate) struct Opening {
+    /// What it freezes.
+    pub(crate) terms: NewOffboarding,
+    /// By when the law, or the caller, wants it done.
+    pub(crate) deadline: Option<NewDeadline>,
 }
 
 /// A request that was accepted.
@@ -73,7 +97,7 @@ impl KnowledgeLifecycleManager {
         reason: &str,
         by: &Actor,
         at: DateTime<Utc>,
-    ) -> Result<NewOffboarding, Refusal> {
+    ) -> Result<Opening, Refusal> {
         let ground = self.config.grounds.get(&asked.ground);
         let ground = ground
             .ok_or_else(|| Refusal::new(Code::GroundUnknown, format!("the configuration has no [grounds.{}]", asked.ground)))?;
@@ -94,14 +118,8 @@ impl KnowledgeLifecycleManager {
             ));
         }
         let archive_delay = asked.archive_delay.unwrap_or(ground.archive_delay);
-        let received_at = asked.received_at.unwrap_or(at);
-        if received_at > at {
-            return Err(Refusal::new(
-                Code::InvalidArgument,
-                format!("the demand was received at {received_at}, which is yet to come"),
-            ));
-        }
-        let legal_due_at = ground.legal_due.map(|due| received_at + due.0);
+        let (received_at, deadline) = self.deadline(asked, ground.law.as_deref(), at)?;
+        let legal_due_at = deadline.as_ref().map(|deadline| deadline.first.at);
         let planned = at + grace.0 + archive_delay.0 + retention.0;
         let earliest = tenant.protected_until.map_or(planned, |until| until.max(planned));
         if let Some(due) = legal_due_at.filter(|due| earliest > *due) {
@@ -120,12 +138,20 @@ impl KnowledgeLifecycleManager {
         let grace_access =
             if erasure { GraceAccess::None } else { asked.grace_access.unwrap_or(self.config.offboarding.grace_access) };
         let evict = if erasure { EvictMode::AtPurge } else { asked.evict.unwrap_or(self.config.offboarding.evict) };
-        let terms_digest = canonical::digest(&json!({
+        let mut digested = json!({
             "ground": asked.ground, "grace_us": grace.0.num_microseconds(), "archive_delay_us": archive_delay.0.num_microseconds(),
             "retention_us": retention.0.num_microseconds(), "retention_basis": basis, "grace_access": grace_access, "evict": evict,
-            "received_at": asked.received_at,
-        }));
-        Ok(NewOffboarding {
+            "received_at": asked.received.map(|_| received_at),
+        });
+        // Only where they are asked for, so that what was requested before there were such terms is still the same request.
+        if let Some(law) = &asked.law {
+            digested["law"] = json!(law);
+        }
+        if let Some(due_on) = &asked.due_on {
+            digested["due_on"] = json!(due_on);
+        }
+        let terms_digest = canonical::digest(&digested);
+        let terms = NewOffboarding {
             plane_id: plane.id,
             tenant_id: tenant.id,
             ground: asked.ground,
@@ -141,7 +167,50 @@ impl KnowledgeLifecycleManager {
             usage_unknown_accepted: self.config.accept_unknown(&tenant.name),
             received_at,
             legal_due_at,
-        })
+        };
+        Ok(Opening { terms, deadline })
+    }
+
+    /// When the demand arrived, and the deadline that runs from then: the law's that the caller names, or the ground's, or the caller's own.
+    fn deadline(
+        &self,
+        asked: &Terms,
+        of_ground: Option<&str>,
+        at: DateTime<Utc>,
+    ) -> Result<(DateTime<Utc>, Option<NewDeadline>), Refusal> {
+        let invalid = |message: String| Refusal::new(Code::InvalidArgument, message);
+        let named = asked.law.as_deref().or(of_ground).filter(|law| *law != NO_LAW);
+        let law = match named {
+            Some(name) => Some((
+                name,
+                self.config.laws.get(name).ok_or_else(|| {
+                    let known: Vec<_> = self.config.laws.keys().map(String::as_str).chain([NO_LAW]).collect();
+                    invalid(format!("--law: there is no [laws.{name}] in the configuration; known: {}", known.join(", ")))
+                })?,
+            )),
+            None => None,
+        };
+        let zone: Zone = law.and_then(|(_, law)| law.zone).unwrap_or(self.config.due.zone);
+        let received_at = match asked.received {
+            None => at,
+            Some(Received::At(received_at)) => received_at,
+            Some(Received::On(day)) => zone.begin(day),
+        };
+        if received_at > at {
+            return Err(invalid(format!("the demand was received at {}, which is yet to come", received_at.to_rfc3339())));
+        }
+        let of = |name: &str, first, extension| NewDeadline { law: name.to_owned(), zone: zone.0.name().to_owned(), first, extension };
+        let of_law = law.map(|(name, law)| {
+            let (first, extension) = law.days(zone, zone.day(received_at));
+            of(name, first, extension)
+        });
+        let Some(due_on) = asked.due_on else { return Ok((received_at, of_law)) };
+        // A date of one's own may be nearer than the law's, and not later.
+        if let Some(law) = of_law.filter(|law| law.first.on < due_on) {
+            let message = format!("--due {due_on} is later than the last day of {}, {}: leave it out, or --law {NO_LAW}", law.law, law.first.on);
+            return Err(invalid(message));
+        }
+        Ok((received_at, Some(of(OWN, zone.last_day(due_on), None))))
     }
 
     /// Asked of a new request only: one that repeats an open offboarding was measured when that was opened.
@@ -168,11 +237,15 @@ impl KnowledgeLifecycleManager {
         by: &Actor,
     ) -> Decision<Requested> {
         let new = allowed!(self.may_request(tx, tenant, plane, asked, archive, reason, by).await?);
-        let new = match new {
+        let Opening { terms: new, deadline } = match new {
             Ok(open) => return Ok(Ok(Requested { offboarding: *open, repeated: true })),
-            Err(new) => new,
+            Err(opening) => *opening,
         };
         let offboarding = tx.insert_offboarding(&new).await?;
+        if let Some(deadline) = &deadline {
+            tx.keep_deadline(offboarding.id, deadline).await?;
+            self.announce(tx, of_offboarding(NoticeKind::Deadline, &offboarding, deadline.first.at)).await?;
+        }
         tx.set_draining(plane.id, true).await?;
         if new.ground == Ground::ErasureRequest {
             tx.suspend_tokens(plane.id, offboarding.id).await?;
@@ -192,6 +265,9 @@ impl KnowledgeLifecycleManager {
             "received_at": new.received_at, "legal_due_at": new.legal_due_at, "terms_digest": new.terms_digest,
             "plan_version": offboarding.plan_version,
         });
+        if let Some(deadline) = &deadline {
+            entry.evidence["deadline"] = json!(deadline);
+        }
         if let Some(lock) = archive.lock() {
             entry.evidence["archive_lock"] = json!(lock);
         }
@@ -210,7 +286,7 @@ impl KnowledgeLifecycleManager {
         archive: &ArchiveAnswer,
         reason: &str,
         by: &Actor,
-    ) -> Decision<Result<Box<Offboarding>, NewOffboarding>> {
+    ) -> Decision<Result<Box<Offboarding>, Box<Opening>>> {
         if plane.state == LifecycleState::Purged {
             return Ok(Err(Refusal::new(Code::PlanePurged, "the plane was erased; nothing follows PURGED")));
         }
@@ -218,7 +294,8 @@ impl KnowledgeLifecycleManager {
             tx.offboardings_of(plane.id).await?.into_iter().find(|offboarding| offboarding.status == OffboardingStatus::Open);
         // Compared under the instant at which the open one was made, so that its due dates come out the same.
         let at = open.as_ref().map_or(tx.at(), |open| open.requested_at);
-        let new = allowed!(self.terms(tenant, plane, asked, reason, by, at));
+        let opening = allowed!(self.terms(tenant, plane, asked, reason, by, at));
+        let new = &opening.terms;
         if let Some(open) = open {
             if open.terms.terms_digest == new.terms_digest {
                 return Ok(Ok(Ok(Box::new(open))));
@@ -226,15 +303,15 @@ impl KnowledgeLifecycleManager {
             let message = format!("offboarding {} is open with other terms: `lethe status {}` shows them", open.id, plane.id);
             return Ok(Err(Refusal::new(Code::OffboardingOpen, message).with(json!({"offboarding_id": open.id}))));
         }
-        allowed!(self.grace_suffices(tenant, &new));
-        allowed!(archive.allows(&new, at));
+        allowed!(self.grace_suffices(tenant, new));
+        allowed!(archive.allows(new, at));
         if tenant.status != TenantStatus::Active {
             return Ok(Err(Refusal::new(Code::TenantNotActive, format!("tenant {} is {}", tenant.name, tenant.status))));
         }
         let restore_pending = tx.open_run(plane.id).await?.is_some();
-        let facts = facts_before(tx, tenant, plane, &new, restore_pending);
+        let facts = facts_before(tx, tenant, plane, new, restore_pending);
         allowed!(self.stages.validate(Step::Deregister, &facts));
-        Ok(Ok(Err(new)))
+        Ok(Ok(Err(Box::new(opening))))
     }
 
     /// Cancels an open offboarding in its grace period and undoes what it suspended.

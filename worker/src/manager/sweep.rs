@@ -1,7 +1,7 @@
 //! The sweep: rescuer, reconciler and start-up recovery in one. Recovery is the normal path, taken at every start.
 //!
-//! It takes back runs whose lease has run out or whose worker is dead, ends approvals that expired, and wakes parked runs whose reason
-//! no longer stands. If we die in it, the next one does the same.
+//! It takes back runs whose lease has run out or whose worker is dead, ends approvals that expired, wakes parked runs whose reason
+//! no longer stands, and delivers the notices that are due. If we die in it, the next one does the same.
 
 use std::{
     fs::{File, TryLockError},
@@ -9,11 +9,14 @@ use std::{
     sync::PoisonError,
 };
 
-use lethe_ledger::{Actor, Approval, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, Run, Settlement, Tx};
+use chrono::TimeDelta;
+use lethe_ledger::{
+    Actor, Approval, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, NewNotice, NoticeKind, Run, Settlement, Tx,
+};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Claimed, KnowledgeLifecycleManager, about};
+use super::{Claimed, KnowledgeLifecycleManager, about, notices::of_halt};
 use crate::policy::Reloaded;
 
 /// What a sweep did.
@@ -29,6 +32,12 @@ pub struct SweepReport {
     pub approvals_ending: u64,
     /// Parked runs made due.
     pub woken: u64,
+    /// Notices that runs are due and nobody takes them.
+    pub stalled: u64,
+    /// Notices that were delivered.
+    pub notices_delivered: u64,
+    /// Notices that could not be delivered yet, or not at all.
+    pub notices_undelivered: u64,
 }
 
 /// A worker's identity, and beside a ledger in a file its lock file: whoever can lock that knows that its owner is dead. On a server there
@@ -83,6 +92,20 @@ fn is_dead(ledger: &Ledger, worker: &str) -> bool {
     }
 }
 
+/// That an approval ends.
+fn ending(approval: &Approval) -> NewNotice {
+    NewNotice {
+        kind: NoticeKind::ApprovalEnding,
+        tenant_id: None,
+        plane_id: Some(approval.plane_id),
+        offboarding_id: Some(approval.offboarding_id),
+        subject_id: Some(approval.id),
+        happens_at: approval.expires_at,
+        lead: TimeDelta::zero(),
+        details: json!({"plan_digest": approval.plan_digest}),
+    }
+}
+
 /// Puts on record what became of an approval.
 async fn of_approval(tx: &mut Tx, approval: &Approval, event: EventType) -> Result<(), Fault> {
     let plane = tx.plane(approval.plane_id).await?.ok_or(Fault::IncompleteEntry(vec!["plane"]))?;
@@ -125,14 +148,20 @@ impl KnowledgeLifecycleManager {
             for approval in tx.ending_approvals(soon).await?.into_iter().filter(|approval| planes.contains(&approval.plane_id)) {
                 tx.reminded(approval.id).await?;
                 of_approval(tx, &approval, EventType::ApprovalEnding).await?;
+                self.announce(tx, ending(&approval)).await?;
                 let (plane, until) = (approval.plane_id, approval.expires_at);
                 tracing::warn!(%plane, %until, "an approval ends soon, and its purge has not begun");
                 report.approvals_ending += 1;
             }
             report.woken = woken + tx.wake_settled().await?;
+            report.stalled = self.announce_stalled(tx).await?;
             Ok::<_, Fault>(report)
         });
-        let report = committed.await?.into_inner();
+        let mut report = committed.await?.into_inner();
+        let mut random = [0; 8];
+        self.ledger.entropy().fill(&mut random);
+        let told = self.deliver_notices(&format!("sweep-{}", hex::encode(random))).await?;
+        (report.notices_delivered, report.notices_undelivered) = (told.delivered, told.again + told.failed);
         self.witness().await?;
         for owner in &dead {
             if let Some(path) = lock_path(&self.ledger, owner) {
@@ -203,6 +232,7 @@ impl KnowledgeLifecycleManager {
             let message = format!("perform {}: the worker was lost {} times in it", run.step, run.interruptions);
             tx.settle(&run, &Settlement::Halted { error: json!({"code": "CRASH_LOOP", "message": message}), attempts: 0 })
                 .await?;
+            self.announce(tx, of_halt(&case, "CRASH_LOOP", tx.at())).await?;
             report.halted += 1;
         }
         Ok(())

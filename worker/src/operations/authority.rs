@@ -159,7 +159,7 @@ async fn of_plane(app: &App, tx: &mut Tx, tenant: &Tenant, plane: &Plane, action
         held: !tx.holds(Some(&[plane.id, tenant.id]), false).await?.is_empty(),
     };
     use Action::*;
-    if !matches!(action, Cancel | Retry | Approve | Deny | Withdraw | BreakGlass | Review) {
+    if !matches!(action, Cancel | Retry | Approve | Deny | Withdraw | BreakGlass | Review | Extend) {
         return Ok(Some(Resource::Plane(facts)));
     }
     // The latest: a review is owed when the offboarding has long ended.

@@ -1,7 +1,8 @@
 //! Holds, which forbid every destructive step, and pauses, which stop a scope from being claimed.
 
-use chrono::{DateTime, Utc};
-use lethe_ledger::{Chain, Entry, EventType, Hold, HoldSubject, NewHold, Plane, RunStatus, Settlement, Tx};
+use chrono::{DateTime, TimeDelta, Utc};
+use lethe_ledger::{
+    Chain, Entry, EventType, Hold, HoldSubject, NewHold, NewNotice, NoticeKind, Plane, RunStatus, Settlement, Tx};
 use lethe_stages::{Code, Refusal, Stage};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -70,7 +71,7 @@ async fn subject(tx: &mut Tx, call: &Call, plane: Option<&str>, tenant: Option<&
 }
 
 /// Places a hold on each plane and tenant that is named, all or none. Those of one matter are released together or one by one.
-pub(super) async fn place_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
+pub(super) async fn place_hold(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
     let mut args: Place = arguments(call)?;
     said("--reason", &args.reason)?;
     args.planes.extend(args.plane.take());
@@ -106,7 +107,7 @@ pub(super) async fn place_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: 
         tenants.iter().map(|id| (None, Some(id.to_string()))).chain(planes.iter().map(|id| (Some(id.to_string()), None)))
     {
         let subject = subject(tx, call, plane.as_deref(), tenant.as_deref()).await?;
-        placed.push(place_one(tx, call, &args, &subject).await?);
+        placed.push(place_one(app, tx, call, &args, &subject).await?);
     }
     match placed.as_slice() {
         [one] => Ok(one.clone()),
@@ -114,7 +115,7 @@ pub(super) async fn place_hold(_app: &App, tx: &mut Tx, call: &Call, _prepared: 
     }
 }
 
-async fn place_one(tx: &mut Tx, call: &Call, args: &Place, subject: &Subject) -> Outcome {
+async fn place_one(app: &App, tx: &mut Tx, call: &Call, args: &Place, subject: &Subject) -> Outcome {
     let by = call.actor.to_string();
     let new = NewHold {
         kind: subject.kind,
@@ -126,6 +127,20 @@ async fn place_one(tx: &mut Tx, call: &Call, args: &Place, subject: &Subject) ->
         by: &by,
     };
     let id = tx.insert_hold(&new).await?;
+    if let Some(review_at) = args.review_at {
+        let plane_id = matches!(subject.kind, HoldSubject::Plane).then_some(subject.id);
+        let notice = NewNotice {
+            kind: NoticeKind::HoldReview,
+            tenant_id: Some(subject.tenant_id),
+            plane_id,
+            offboarding_id: None,
+            subject_id: Some(id),
+            happens_at: review_at,
+            lead: TimeDelta::zero(),
+            details: json!({"matter": args.matter}),
+        };
+        app.manager.announce(tx, notice).await?;
+    }
     let mut stopped = Vec::new();
     for plane in &subject.planes {
         let Some(case) = tx.open_case(plane.id).await? else { continue };

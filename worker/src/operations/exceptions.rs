@@ -3,10 +3,12 @@
 //! The rule: only the wait is skipped. Usage, holds, protection and the approval of the purge are asked as ever. The review stays open,
 //! in every approver's list, until somebody else has closed it.
 
-use lethe_ledger::{Chain, Entry, EventType, OffboardingStatus, Tx};
+use chrono::{DateTime, TimeDelta, Utc};
+use lethe_ledger::{Chain, Entry, EventType, NewNotice, NoticeKind, Offboarding, OffboardingStatus, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal, Step};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use uuid::Uuid;
 
 use super::{App, Call, Outcome, arguments, lookup, said};
 
@@ -37,12 +39,27 @@ pub(super) async fn break_glass(app: &App, tx: &mut Tx, call: &Call, _prepared: 
     entry.reason = Some(args.reason);
     entry.evidence = json!({"review_id": id, "grace_until": open.grace_until});
     tx.append(entry).await?;
+    app.manager.announce(tx, broken(&open, id, tx.at())).await?;
     tx.wake(found.plane.id, &[Code::GracePeriodActive]).await?;
     tx.hasten(found.plane.id, Step::Verify).await?;
     let mut shown = super::status::of(app, tx, &found).await?;
     shown["review_id"] = json!(id);
     shown["review"] = json!("open until somebody else closes it: `lethe offboarding review PLANE --reason …`");
     Ok(shown)
+}
+
+/// That a grace period was cut short: every approver is to know.
+fn broken(of: &Offboarding, review: Uuid, at: DateTime<Utc>) -> NewNotice {
+    NewNotice {
+        kind: NoticeKind::BreakGlass,
+        tenant_id: Some(of.terms.tenant_id),
+        plane_id: Some(of.terms.plane_id),
+        offboarding_id: Some(of.id),
+        subject_id: Some(review),
+        happens_at: at,
+        lead: TimeDelta::zero(),
+        details: json!({"grace_until": of.grace_until}),
+    }
 }
 
 pub(super) async fn review(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {

@@ -1,6 +1,6 @@
 //! Requesting, listing, cancelling and retrying offboardings: thin over the manager.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use lethe_ledger::{OffboardingFilter, OffboardingStatus, Plane, Tx};
 use lethe_stages::{Code, EvictMode, GraceAccess, Ground, LifecycleState, Refusal, ports::PortError};
 use lethe_stores::Archives;
@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::{App, Call, Outcome, Stop, arguments, lookup, parties::read_prepared, said};
 use crate::{
     config::Span,
-    manager::{ArchiveAnswer, Terms},
+    manager::{ArchiveAnswer, Received, Terms},
 };
 
 #[derive(Deserialize)]
@@ -31,8 +31,13 @@ pub(super) struct Request {
     grace_access: Option<GraceAccess>,
     #[serde(default)]
     evict: Option<EvictMode>,
+    /// An instant, or a day where the law is counted.
     #[serde(default)]
-    received_at: Option<DateTime<Utc>>,
+    received_at: Option<String>,
+    #[serde(default)]
+    law: Option<String>,
+    #[serde(default)]
+    due_on: Option<NaiveDate>,
 }
 
 impl Request {
@@ -51,9 +56,17 @@ impl Request {
             retention_basis: self.retention_basis.clone(),
             grace_access: self.grace_access,
             evict: self.evict,
-            received_at: self.received_at,
+            received: self.received_at.as_deref().map(received).transpose()?,
+            law: self.law.clone(),
+            due_on: self.due_on,
         })
     }
+}
+
+fn received(text: &str) -> Result<Received, Refusal> {
+    let at = text.parse::<DateTime<Utc>>().map(Received::At).or_else(|_| text.parse().map(Received::On));
+    let wrong = |_| format!("--received-at: `{text}` is neither an instant like 2026-01-31T12:00:00Z nor a day like 2026-01-31");
+    at.map_err(|error: chrono::ParseError| Refusal::new(Code::InvalidArgument, wrong(error)))
 }
 
 /// Asks the plane's archive what it does by itself with what is written into it. No transaction is open.

@@ -84,8 +84,9 @@ pub(super) async fn protect_tenant(_app: &App, tx: &mut Tx, call: &Call, _prepar
     let mut late = Vec::new();
     for plane in tx.planes(Some(tenant.id), None).await? {
         let open = tx.offboardings_of(plane.id).await?.into_iter().find(|open| open.closed_at.is_none());
-        if let Some(due) = open.and_then(|open| open.terms.legal_due_at).filter(|due| *due < args.until) {
-            late.push(json!({"plane_id": plane.id, "legal_due_at": due}));
+        let Some(open) = open else { continue };
+        if let Some(deadline) = tx.deadline(open.id).await?.filter(|deadline| deadline.due_at < args.until) {
+            late.push(json!({"plane_id": plane.id, "legal_due_at": deadline.due_at}));
         }
     }
     let mut entry = Entry::new(Chain::Tenant(tenant.id), Some(tenant.id), EventType::Protected, &call.actor, &call.operation);

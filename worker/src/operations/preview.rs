@@ -42,9 +42,9 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: J
     let found = lookup::plane(tx, call, &args.plane).await?;
     let terms = args.terms().map_err(|refusal| found.refuse(refusal))?;
     let may = app.manager.may_request(tx, &found.tenant, &found.plane, &terms, &archive, &args.reason, &call.actor).await?;
-    let (new, open) = match may.map_err(|refusal| found.refuse(refusal))? {
-        Ok(open) => (open.terms.clone(), Some(open.id)),
-        Err(new) => (new, None),
+    let (new, deadline, open) = match may.map_err(|refusal| found.refuse(refusal))? {
+        Ok(open) => (open.terms.clone(), json!(tx.deadline(open.id).await?), Some(open.id)),
+        Err(opening) => (opening.terms, json!(opening.deadline), None),
     };
     let tokens = tx.tokens(found.plane.id).await?.iter().filter(|token| token.status != "revoked").count();
     let usage = tx.usages(found.plane.id).await?.len();
@@ -88,7 +88,7 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: J
     let mut plan = json!({
         "blocked_by": blocked, "policies": app.manager.gate.policies().source().to_string(),
         "plane_id": found.plane.id, "ground": new.ground, "grace_access": new.grace_access, "evict": new.evict,
-        "retention_basis": new.retention_basis, "legal_due_at": new.legal_due_at, "terms_digest": new.terms_digest,
+        "retention_basis": new.retention_basis, "legal_due_at": new.legal_due_at, "deadline": deadline, "terms_digest": new.terms_digest,
         "archive": found.plane.archive_url, "stores": stores, "tokens": tokens, "usage": usage, "steps": steps,
         "approval": format!("somebody other than {}, once the plane is ARCHIVED", call.actor),
     });
@@ -100,7 +100,7 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: J
     for step in timeless["steps"].as_array_mut().into_iter().flatten() {
         step["earliest"] = Json::Null;
     }
-    timeless["legal_due_at"] = Json::Null;
+    (timeless["legal_due_at"], timeless["deadline"]) = (Json::Null, Json::Null);
     let digest = canonical::digest(&timeless).map_err(lethe_ledger::Fault::from)?;
     Ok(json!({"dry_run": true, "already_open": open, "plan_digest": digest, "plan": plan}))
 }

@@ -1,6 +1,6 @@
 //! The status of a plane: where its offboarding stands, what it waits for, and what somebody can do about it.
 
-use lethe_ledger::{Case, Offboarding, Run, RunStatus, Tx};
+use lethe_ledger::{Case, Offboarding, Pause, Run, RunStatus, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal, Step};
 use serde_json::{Value as Json, json};
 
@@ -27,9 +27,10 @@ pub(super) async fn of(app: &App, tx: &mut Tx, found: &Found) -> Outcome {
     let Some(offboarding) = tx.offboardings_of(plane.id).await?.into_iter().next() else { return Ok(shown) };
     let runs = tx.runs_of(offboarding.id).await?;
     let last = runs.last();
+    let deadline = tx.deadline(offboarding.id).await?;
     let case = tx.open_case(plane.id).await?;
     let blocked_by = match &case {
-        Some(case) => blocked_by(app, tx, case).await?,
+        Some(case) => blocked_by(app, case, &tx.pauses().await?),
         None => Vec::new(),
     };
     shown["offboarding"] = json!({
@@ -42,8 +43,10 @@ pub(super) async fn of(app: &App, tx: &mut Tx, found: &Found) -> Outcome {
         "deadlines": {
             "requested_at": offboarding.requested_at, "received_at": offboarding.terms.received_at, "grace_until": offboarding.grace_until,
             "archive_after": offboarding.archive_after, "retention_until": offboarding.retention_until,
-            "legal_due_at": offboarding.terms.legal_due_at, "closed_at": offboarding.closed_at,
+            "legal_due_at": deadline.as_ref().map(|deadline| deadline.due_at).or(offboarding.terms.legal_due_at),
+            "closed_at": offboarding.closed_at,
         },
+        "deadline": deadline,
         "plan_digest": offboarding.plan_digest, "plan": offboarding.plan,
         "stores": stores(app, tx, &offboarding, &runs).await?,
         "blocked_by": blocked_by,
@@ -53,7 +56,7 @@ pub(super) async fn of(app: &App, tx: &mut Tx, found: &Found) -> Outcome {
 }
 
 /// Everything that stands in the way now, not only what the gate meets first.
-async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, Stop> {
+pub(super) fn blocked_by(app: &App, case: &Case, pauses: &[Pause]) -> Vec<Json> {
     let mut blocked = Vec::new();
     let mut add = |refusal: &Refusal| {
         if !blocked.iter().any(|known: &Json| known["code"] == json!(refusal.code)) {
@@ -61,12 +64,12 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
         }
     };
     if case.run.status == RunStatus::Running {
-        return Ok(blocked);
+        return blocked;
     }
     if let Some(refusal) = &case.run.blocked {
         add(refusal);
     }
-    let mut pauses = tx.pauses().await?;
+    let mut pauses = pauses.to_vec();
     // Time, holds, approval: asked one by one by leaving out what was found, so that all of them show.
     let mut case = case.clone();
     let archive_copies = app.manager.archive_copies(&case);
@@ -87,7 +90,7 @@ async fn blocked_by(app: &App, tx: &mut Tx, case: &Case) -> Result<Vec<Json>, St
             _ => break,
         }
     }
-    Ok(blocked)
+    blocked
 }
 
 /// Per store: what was exported and what is left, from evidence, or from the handler's own report while it runs.
@@ -123,7 +126,7 @@ async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run])
 }
 
 /// The next command to type.
-fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Option<String> {
+pub(super) fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Option<String> {
     let run = run?;
     match (run.status, state) {
         (RunStatus::Halted, LifecycleState::PendingDeactivate) => {

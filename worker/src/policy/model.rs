@@ -44,6 +44,8 @@ text_enum! {
         BreakGlass = "break_glass",
         /// Looking, afterwards, at why a grace period was cut short.
         Review = "review",
+        /// Extend a legal deadline.
+        Extend = "extend",
         /// Pause and resume.
         Control = "control",
         /// Reconcile after a restored backup, confirm the clock.
