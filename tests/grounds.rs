@@ -104,14 +104,14 @@ async fn a_due_date_that_cannot_be_kept_is_refused_and_both_dates_are_named() {
     late["received_at"] = json!("2026-02-05T09:00:00Z");
     let refused = world.refused("user:alice", REQUEST, late.clone()).await;
     assert_eq!(refused.code.as_str(), "DUE_DATE_UNREACHABLE");
-    for date in ["2026-03-08T09:00:00", "2026-03-07T09:00:00"] {
+    for date in ["2026-03-08T09:00:00", "2026-03-06T00:00:00"] {
         assert!(refused.message.contains(date), "{refused}");
     }
-    late["grace"] = json!("6d");
+    late["grace"] = json!("4d");
     let accepted = world.call("user:alice", REQUEST, late.clone()).await;
     assert_eq!(
-        accepted["offboarding"]["deadlines"]["legal_due_at"], "2026-03-07T09:00:00Z",
-        "counted from the day it was received"
+        accepted["offboarding"]["deadlines"]["legal_due_at"], "2026-03-06T00:00:00Z",
+        "the fifth of March counts whole, a month from the day it was received"
     );
     assert_eq!(world.call("user:alice", REQUEST, late).await["repeated"], true);
     let mut tomorrow = erasure("globex/handbook");

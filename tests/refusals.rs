@@ -21,14 +21,15 @@ const BY_CALL: &str = "UNKNOWN_OPERATION INVALID_ARGUMENT NOT_AUTHORISED IDEMPOT
 const BY_GATE: &str = "ACTIVE_REFERENCES ACTIVE_USAGE USAGE_UNKNOWN APPROVAL_REQUIRED APPROVAL_EXPIRED PLAN_CHANGED HOLD_ACTIVE PAUSED \
     PURGE_RATE_LIMITED EXPORT_NOT_VERIFIED";
 
-/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs`, `buckets.rs`, `signed.rs`, `policies.rs` and
-/// `exceptions.rs`.
+/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs`, `buckets.rs`, `signed.rs`, `policies.rs`,
+/// `exceptions.rs`, `due.rs` and `notices.rs`.
 const ELSEWHERE: &str = "ARCHIVE_BROKEN ARCHIVE_WITHOUT_CONTENT CLOCK_SUSPECT LEDGER_BEHIND NOTHING_TO_CONFIRM ARCHIVE_LOCKED \
     LOCK_OUTLIVES_RETENTION REPLICA_UNDECLARED SIGNATURE_INVALID APPROVER_UNKNOWN APPROVALS_TOO_FEW POLICY_DENIED PURGE_PROTECTED \
-    REVIEW_UNKNOWN REVIEW_BY_SELF RELEASE_BY_SELF ALREADY_IN_STATE";
+    REVIEW_UNKNOWN REVIEW_BY_SELF RELEASE_BY_SELF ALREADY_IN_STATE NO_DEADLINE EXTENSION_NOT_ALLOWED \
+    NOTICE_UNKNOWN NO_CHANNEL";
 
 /// Codes that are shown in a status and are no event: time passes as planned.
-const BY_TIME: &str = "GRACE_PERIOD_ACTIVE RETENTION_ACTIVE";
+const BY_TIME: &str = "GRACE_PERIOD_ACTIVE RETENTION_ACTIVE STORE_WINDOW";
 
 /// Codes that no call of this version can produce.
 const NOT_BY_CALL: &[(&str, &str)] = &[
@@ -132,7 +133,7 @@ async fn every_refused_call_is_on_record_where_it_belongs() {
         terms
     };
     let again = "knowledge.offboarding.request";
-    let late = json!({"plane": plane, "ground": "erasure_request", "reason": "r", "grace": "31d"});
+    let late = json!({"plane": plane, "ground": "erasure_request", "reason": "r", "grace": "32d"});
     ask.refused(&on, "GROUND_UNKNOWN", "user:alice", again, asked("ground", json!("whim"))).await;
     ask.refused(&on, "GRACE_INVALID", "user:alice", again, asked("grace", json!("-1d"))).await;
     ask.refused(&on, "RETENTION_INVALID", "user:alice", again, asked("retention", json!("11years"))).await;

@@ -124,6 +124,16 @@ impl Case {
         bound.into_iter().map(|at| at.store_kind).collect()
     }
 
+    /// The registered names of those stores.
+    pub fn store_names(&self) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct At {
+            store: String,
+        }
+        let bound: Vec<At> = serde_json::from_str(&self.bound.bindings).unwrap_or_default();
+        bound.into_iter().map(|at| at.store).collect()
+    }
+
     /// The run is leased at an epoch to which its plane is raised; an approval that releases it is consumed.
     pub fn leased(&mut self, epoch: i64, lease: &Lease) {
         self.run.leased(epoch, lease, self.facts.at);

@@ -168,12 +168,7 @@ impl Tx {
 
     /// Open deadlines before `until`, the nearest first, and after them those whose work stands still; at most `limit`, of one tenant
     /// or of all.
-    pub async fn near_deadlines(
-        &mut self,
-        until: DateTime<Utc>,
-        tenant: Option<Uuid>,
-        limit: usize,
-    ) -> Result<Vec<Near>, Fault> {
+    pub async fn near_deadlines(&mut self, until: DateTime<Utc>, tenant: Option<Uuid>, limit: usize) -> Result<Vec<Near>, Fault> {
         let most = limit as i64;
         let mut rows = self.sql(&NEAR).bind(until).bind(tenant).bind(most).all().await?;
         if rows.len() < limit {

@@ -218,7 +218,8 @@ statements! {
     // Whether what a notice is about is still to come or still so; one row, or none.
     LEAVING = "ask whether a grace period still runs",
         "SELECT o.id FROM offboardings o JOIN planes p ON p.id = o.plane_id
-         WHERE o.id = $1 AND o.status = 'open' AND p.state IN ('ACTIVE', 'PENDING_DEACTIVATE')";
+         WHERE o.id = $1 AND o.status = 'open' AND p.state IN ('ACTIVE', 'PENDING_DEACTIVATE')
+            AND NOT EXISTS (SELECT 1 FROM break_glass g WHERE g.offboarding_id = o.id)";
     DEACTIVATED = "ask whether a hot copy is still there",
         "SELECT o.id FROM offboardings o JOIN planes p ON p.id = o.plane_id
          WHERE o.id = $1 AND o.status = 'open' AND p.state = 'DEACTIVATED'";

@@ -315,7 +315,12 @@ impl Tx {
     }
 
     /// Open holds that were to be looked at again by `until`, the longest overdue first; of one tenant and its planes, or of all.
-    pub async fn holds_to_review(&mut self, until: DateTime<Utc>, tenant: Option<Uuid>, limit: usize) -> Result<Vec<Hold>, Fault> {
+    pub async fn holds_to_review(
+        &mut self,
+        until: DateTime<Utc>,
+        tenant: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<Hold>, Fault> {
         self.sql(&HOLDS_TO_REVIEW).bind(until).bind(tenant).bind(limit as i64).all().await?.iter().map(hold).collect()
     }
 

@@ -320,6 +320,7 @@ impl StageError {
             PortError::Permanent(_) => StageError::halt("UNUSABLE", message),
             PortError::WrongPlace(_) => StageError::halt("WRONG_PLACE", message),
             PortError::Locked { .. } => StageError::halt("LOCKED", message),
+            PortError::Closed(_) => StageError::transient(Code::StoreWindow.as_str(), message),
             // Not ours any more: whatever we would record is refused by the ledger's own epoch check.
             PortError::StaleEpoch { .. } => StageError::transient("STALE_EPOCH", message),
         }

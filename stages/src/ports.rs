@@ -40,6 +40,9 @@ pub enum PortError {
         /// What is locked, and until when.
         said: String,
     },
+    /// Its hours are over; the rest is done at the next opening.
+    #[error("{0}")]
+    Closed(String),
     /// A newer claim has been here; this caller must stop.
     #[error("epoch {mine} is older than {seen}, which the store has seen")]
     StaleEpoch {

@@ -39,6 +39,8 @@ pub struct Plan {
     calls: AtomicU64,
     fail: Mutex<Option<(u64, Failing, PortError)>>,
     log: Mutex<Vec<&'static str>>,
+    /// What happens at the n-th call of a verb from now, before it.
+    hook: Mutex<Option<(&'static str, u64, Box<dyn FnOnce() + Send>)>>,
     /// The next part is written without its last record, and said to be whole.
     lie: AtomicBool,
 }
@@ -47,6 +49,7 @@ impl Plan {
     async fn through<T>(&self, verb: &'static str, call: impl Future<Output = Result<T, PortError>>) -> Result<T, PortError> {
         let number = self.calls.fetch_add(1, Ordering::SeqCst);
         self.log.lock().unwrap().push(verb);
+        self.happen(verb);
         let fault = self.fail.lock().unwrap().clone().filter(|(at, ..)| *at == number);
         match fault {
             None => call.await,
@@ -56,6 +59,20 @@ impl Plan {
                 Err(error)
             }
             Some((_, Failing::Panics, _)) => panic!("the driver panics in {verb}"),
+        }
+    }
+}
+
+impl Plan {
+    fn happen(&self, verb: &str) {
+        let mut hook = self.hook.lock().unwrap();
+        if let Some((_, left, _)) = hook.as_mut().filter(|(awaited, ..)| *awaited == verb) {
+            *left -= 1;
+            if *left == 0
+                && let Some((.., happens)) = hook.take()
+            {
+                happens();
+            }
         }
     }
 }
@@ -80,6 +97,11 @@ impl FaultyWorld {
     pub fn fail_with(&self, number: u64, failing: Failing, error: PortError) {
         let at = self.plan.calls.load(Ordering::SeqCst) + number;
         *self.plan.fail.lock().unwrap() = Some((at, failing, error));
+    }
+
+    /// Lets something happen right before the n-th call of a verb from now, from 1.
+    pub fn on_call(&self, verb: &'static str, number: u64, happens: impl FnOnce() + Send + 'static) {
+        *self.plan.hook.lock().unwrap() = Some((verb, number, Box::new(happens)));
     }
 
     /// Lets the archive lose a record of the next part and say that it did not.

@@ -7,6 +7,7 @@ pub mod chroma;
 pub mod cut;
 pub mod disk;
 pub mod faults;
+pub mod hook;
 pub mod http;
 pub mod invariants;
 pub mod keys;
@@ -53,6 +54,9 @@ pub struct World {
     /// Last, so that it goes after everything that is connected to it.
     pub ledger: TestLedger,
 }
+
+/// What the next process over a world draws its ids from: never what one before it did.
+static REOPENED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(8);
 
 /// The instant at which every world begins.
 pub fn beginning() -> DateTime<Utc> {
@@ -121,7 +125,7 @@ impl World {
         let options = OpenOptions {
             url: self.ledger.url(&self.dir),
             clock: Arc::new(self.clock.clone()),
-            entropy: Arc::new(SeededEntropy::new(8)),
+            entropy: Arc::new(SeededEntropy::new(REOPENED.fetch_add(1, std::sync::atomic::Ordering::SeqCst))),
         };
         let ledger = Ledger::open(options).await.expect("the ledger again");
         let stages = StageRegistry::standard();

@@ -439,7 +439,13 @@ impl Config {
         let NoticesConfig { file, webhook, command, .. } = &self.notices;
         let timeout = |span: Span| span.0.to_std().unwrap_or_default();
         let hook = || {
-            WebhookChannel::new(&webhook.url, &webhook.secret_env, &webhook.secret_file, &webhook.ca_file, timeout(webhook.timeout))
+            WebhookChannel::new(
+                &webhook.url,
+                &webhook.secret_env,
+                &webhook.secret_file,
+                &webhook.ca_file,
+                timeout(webhook.timeout),
+            )
         };
         let webhook = (!webhook.url.is_empty()).then(hook).transpose().map_err(|error| format!("notices.webhook: {error}"))?;
         let named = (!file.path.as_os_str().is_empty()).then(|| FileChannel { path: file.path.clone() });
@@ -459,7 +465,9 @@ impl Config {
         }
         if self.laws.contains_key(crate::deadline::OWN) || self.laws.contains_key(crate::deadline::NO_LAW) {
             let (own, none) = (crate::deadline::OWN, crate::deadline::NO_LAW);
-            return Err(format!("no law can be called {own} or {none}: they mean a date of the caller's, and that no law has one"));
+            return Err(format!(
+                "no law can be called {own} or {none}: they mean a date of the caller's, and that no law has one"
+            ));
         }
         for (ground, terms) in &self.grounds {
             if let Some(law) = terms.law.as_ref().filter(|law| !self.laws.contains_key(*law)) {

@@ -176,7 +176,11 @@ mod tests {
         ] {
             let (due, more) = gdpr().days(zone("UTC"), day(received));
             assert_eq!((due.on, more.map(|due| due.on)), (day(first), Some(day(extended))), "{received}");
-            assert_eq!(due.at.to_rfc3339(), format!("{}T00:00:00+00:00", day(first).succ_opt().unwrap()), "the last day counts whole");
+            assert_eq!(
+                due.at.to_rfc3339(),
+                format!("{}T00:00:00+00:00", day(first).succ_opt().unwrap()),
+                "the last day counts whole"
+            );
         }
         let ccpa = Law { due: Period::Days(45), extension: Some(Period::Days(45)), zone: None };
         let (due, more) = ccpa.days(zone("America/Los_Angeles"), day("2026-02-10"));

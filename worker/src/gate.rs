@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::{
     config::Config,
+    hours,
     policy::{
         Action, Approvals, Ask, Context, Current, OffboardingFacts, PlaneFacts, PolicyError, Principal, Resource, Role,
         TenantFacts, Watched,
@@ -257,7 +258,7 @@ impl PolicyGate {
         }
         stages.validate(step, facts)?;
         let verdict = Verdict { policy_revision: self.revision() };
-        match step {
+        let permit = match step {
             Step::Deactivate => self.permits(&self.ask_of(case, Action::Deactivate, Approvals::default())).map(|()| None),
             Step::Evict => {
                 let permit = Permit::mint(Destruction::Evict, facts, *epoch, &verdict)?;
@@ -278,7 +279,10 @@ impl PolicyGate {
                 Ok(Some(permit))
             }
             _ => Ok(None),
-        }
+        }?;
+        // Last: what is known of the hour says nothing of the rest.
+        hours::open(&self.config, case, facts.at)?;
+        Ok(permit)
     }
 
     /// A purge that has begun goes on; the limit is on beginning.
@@ -346,6 +350,7 @@ pub fn waits(code: Code) -> bool {
             | LedgerBehind
             | Paused
             | PurgeRateLimited
+            | StoreWindow
             | TenantNotActive
     )
 }

@@ -9,6 +9,7 @@ pub mod consequences;
 pub mod deadline;
 mod demo;
 pub mod gate;
+mod hours;
 pub mod manager;
 pub mod operations;
 pub mod policy;

@@ -34,7 +34,10 @@ impl FromStr for Window {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts.map(|part| hours(part).ok_or_else(|| format!("`{part}` is no window like {EXAMPLE}"))).collect::<Result<_, _>>().map(Window)
+        parts
+            .map(|part| hours(part).ok_or_else(|| format!("`{part}` is no window like {EXAMPLE}")))
+            .collect::<Result<_, _>>()
+            .map(Window)
     }
 }
 
@@ -144,7 +147,11 @@ mod tests {
         let berlin: Zone = "Europe/Berlin".parse().unwrap();
         let nights = window("Mon-Fri 22:00-06:00, Sun 00:00-24:00");
         // 2026-06-05 is a Friday; in summer Berlin is two hours ahead.
-        assert_eq!(nights.closes(berlin, at("2026-06-05T20:00:00Z")), Some(at("2026-06-06T04:00:00Z")), "from Friday into Saturday");
+        assert_eq!(
+            nights.closes(berlin, at("2026-06-05T20:00:00Z")),
+            Some(at("2026-06-06T04:00:00Z")),
+            "from Friday into Saturday"
+        );
         assert_eq!(nights.closes(berlin, at("2026-06-06T20:30:00Z")), None, "Saturday night is not named");
         assert_eq!(nights.opens(berlin, at("2026-06-06T20:30:00Z")), at("2026-06-06T22:00:00Z"), "Sunday is, whole");
         assert_eq!(nights.opens(berlin, at("2026-06-05T12:00:00Z")), at("2026-06-05T20:00:00Z"));

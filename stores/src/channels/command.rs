@@ -21,7 +21,8 @@ pub struct CommandChannel {
 
 impl CommandChannel {
     pub(super) async fn tell(&self, message: &Message) -> Result<(), PortError> {
-        let (program, arguments) = self.run.split_first().ok_or_else(|| PortError::Permanent("run: no command is named".into()))?;
+        let (program, arguments) =
+            self.run.split_first().ok_or_else(|| PortError::Permanent("run: no command is named".into()))?;
         let doing = format!("run {program}");
         let failed = |error: std::io::Error| PortError::Transient(format!("{doing}: {error}"));
         let mut command = Command::new(program);
@@ -40,7 +41,9 @@ impl CommandChannel {
             tokio::join!(write, child.wait_with_output()).1
         };
         match timeout(self.timeout, run).await {
-            Err(_) => Err(PortError::Transient(format!("{doing}: it took longer than {} s and was killed", self.timeout.as_secs()))),
+            Err(_) => {
+                Err(PortError::Transient(format!("{doing}: it took longer than {} s and was killed", self.timeout.as_secs())))
+            }
             Ok(Err(error)) => Err(failed(error)),
             Ok(Ok(output)) if output.status.success() => Ok(()),
             Ok(Ok(output)) => Err(PortError::Transient(format!("{doing}: {}: {}", output.status, said(&output.stderr)))),

@@ -51,7 +51,8 @@ impl WebhookChannel {
         }
         let client = Client::plain(&self.address)?;
         let posted = tokio::time::timeout(self.timeout, client.post(message.body.clone(), &headers, &doing)).await;
-        let reply = posted.map_err(|_| PortError::Transient(format!("{doing}: no answer within {} s", self.timeout.as_secs())))??;
+        let reply =
+            posted.map_err(|_| PortError::Transient(format!("{doing}: no answer within {} s", self.timeout.as_secs())))??;
         if reply.status.is_success() {
             return Ok(());
         }

@@ -117,7 +117,8 @@ impl Client {
     /// Posts JSON to the address as it is, with its query and with `headers`, and reads the whole answer, whatever its status.
     pub(crate) async fn post(&self, body: String, headers: &[(&str, String)], doing: &str) -> Result<Reply, PortError> {
         let mut request = Request::builder().method(Method::POST).uri(self.address.whole());
-        request = request.header("user-agent", concat!("lethe/", env!("CARGO_PKG_VERSION"))).header("content-type", "application/json");
+        request =
+            request.header("user-agent", concat!("lethe/", env!("CARGO_PKG_VERSION"))).header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, value);
         }
@@ -212,7 +213,8 @@ fn trust(address: &Address) -> Result<rustls::ClientConfig, PortError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Some(file) = &address.ca_file {
-        let unusable = |why: String| PortError::Permanent(format!("read the certificates of {}: {file}: {why}", address.origin()));
+        let unusable =
+            |why: String| PortError::Permanent(format!("read the certificates of {}: {file}: {why}", address.origin()));
         let read = CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
         let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| unusable(error.to_string()))?;
         if roots.add_parsable_certificates(read).0 == 0 {

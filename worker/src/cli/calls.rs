@@ -10,8 +10,8 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
-        LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
-        TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs,
+        StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},

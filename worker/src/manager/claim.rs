@@ -196,7 +196,7 @@ impl KnowledgeLifecycleManager {
     pub(super) async fn block(&self, tx: &mut Tx, case: &Case, refusal: &Refusal, decision: &'static str) -> Result<(), Fault> {
         let known = case.run.blocked.as_ref().is_some_and(|known| known.code == refusal.code);
         // Time passing as planned is no event.
-        if known || matches!(refusal.code, Code::GracePeriodActive | Code::RetentionActive) {
+        if known || matches!(refusal.code, Code::GracePeriodActive | Code::RetentionActive | Code::StoreWindow) {
             return Ok(());
         }
         if case.run.step == Step::Purge && matches!(refusal.code, Code::ApprovalsTooFew | Code::PolicyDenied) {

@@ -127,7 +127,8 @@ impl KnowledgeLifecycleManager {
             if claimed == 0 {
                 return Ok(told);
             }
-            let mut deliveries = stream::iter(sent.into_iter().map(|(notice, body)| self.tell(notice, body))).buffer_unordered(AT_ONCE);
+            let mut deliveries =
+                stream::iter(sent.into_iter().map(|(notice, body)| self.tell(notice, body))).buffer_unordered(AT_ONCE);
             while let Some((notice, failures)) = deliveries.next().await {
                 match self.record_notice(notice, failures, owner).await? {
                     Some(NoticeEnd::Delivered) => told.delivered += 1,
@@ -214,7 +215,8 @@ impl KnowledgeLifecycleManager {
             });
             tx.append(entry).await?;
             // The next of the same date, also where this one was given up.
-            let next = self.leads(notice.kind).into_iter().find(|lead| *lead < notice.lead && notice.happens_at - *lead > tx.at());
+            let next =
+                self.leads(notice.kind).into_iter().find(|lead| *lead < notice.lead && notice.happens_at - *lead > tx.at());
             let overdue = || (notice.kind == NoticeKind::Deadline && !notice.lead.is_zero()).then_some(TimeDelta::zero());
             if let Some(lead) = next.or_else(overdue) {
                 tx.add_notice(&notice.again(lead)).await?;
@@ -224,7 +226,9 @@ impl KnowledgeLifecycleManager {
         let end = committed.await?.into_inner();
         let (id, kind, errors) = (notice.id, notice.kind, &notice.last_error);
         match &end {
-            Some(NoticeEnd::Failed) => tracing::error!(notice = %id, %kind, ?errors, "a notice could not be delivered and was given up"),
+            Some(NoticeEnd::Failed) => {
+                tracing::error!(notice = %id, %kind, ?errors, "a notice could not be delivered and was given up")
+            }
             Some(NoticeEnd::Again(at)) => tracing::warn!(notice = %id, %kind, %at, ?errors, "a notice is tried again"),
             Some(NoticeEnd::Delivered) if notice.delivered.is_empty() => {
                 tracing::warn!(notice = %id, %kind, happens_at = %notice.happens_at, plane = ?notice.plane_id, "notice");
@@ -282,11 +286,15 @@ fn words(notice: &Notice, called: &str, now: DateTime<Utc>) -> (String, Option<S
             format!("lethe offboarding cancel {plane} --reason …"),
         ),
         NoticeKind::Evict => (
-            format!("{called} is exported from {at} on, and its hot copy is removed as soon as the export is verified; a hold stops that"),
+            format!(
+                "{called} is exported from {at} on, and its hot copy is removed as soon as the export is verified; a hold stops that"
+            ),
             format!("lethe hold place {plane} --reason …"),
         ),
         NoticeKind::Purge => (
-            format!("the retention of {called} ends at {at}; from then on it is purged for good once its purge is approved; a hold stops that"),
+            format!(
+                "the retention of {called} ends at {at}; from then on it is purged for good once its purge is approved; a hold stops that"
+            ),
             format!("lethe offboarding show {plane}"),
         ),
         NoticeKind::Deadline if has_come => (
@@ -317,7 +325,10 @@ fn words(notice: &Notice, called: &str, now: DateTime<Utc>) -> (String, Option<S
             format!("lethe offboarding show {plane}"),
         ),
         NoticeKind::Stalled => (
-            format!("{} run(s) are due and nobody takes them, the first since {at}: is a worker running?", notice.details["runs"]),
+            format!(
+                "{} run(s) are due and nobody takes them, the first since {at}: is a worker running?",
+                notice.details["runs"]
+            ),
             "lethe due".to_owned(),
         ),
     };

@@ -20,6 +20,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{Claimed, KnowledgeLifecycleManager};
+use crate::hours;
 
 /// A run whose handler has answered.
 pub struct Finished {
@@ -132,6 +133,7 @@ impl KnowledgeLifecycleManager {
         for binding in &bound.bindings {
             let opened = self.world.store(plane.id, binding);
             let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
+            let store = hours::within(&self.config, &self.ledger, case.run.step, &binding.store, store);
             stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store });
         }
         let archive =

@@ -23,6 +23,7 @@ use super::{
     Finished, KnowledgeLifecycleManager, about,
     notices::{of_halt, of_offboarding},
 };
+use crate::hours;
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,14 @@ impl KnowledgeLifecycleManager {
                 self.completed(tx, batch, case, evidence, actor).await?;
                 tx.next_round(case.offboarding.id).await?;
                 batch.next.push(case.follow(tx, Step::Export, tx.at()).again());
+                Ok(())
+            }
+            // Its hours were over: no failure, and no event.
+            Err(error) if error.code() == Code::StoreWindow.as_str() => {
+                let refusal = hours::open(&self.config, case, tx.at()).err();
+                let until = refusal.as_ref().and_then(|refusal| serde_json::from_value(refusal.details["until"].clone()).ok());
+                let settlement = Settlement::Postponed { due_at: until.unwrap_or(tx.at()), blocked: refusal };
+                batch.changes.settle(&case.run, &settlement);
                 Ok(())
             }
             Err(error) => self.fail(tx, batch, case, finished, error, actor).await,

@@ -4,8 +4,8 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use lethe_ledger::{
-    Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Move, NewDeadline, NewOffboarding, NewRun, NoticeKind, Offboarding, OffboardingStatus, Plane,
-    Run, RunStatus, Settlement, Tenant, TenantStatus, Tx,
+    Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Move, NewDeadline, NewOffboarding, NewRun, NoticeKind, Offboarding,
+    OffboardingStatus, Plane, Run, RunStatus, Settlement, Tenant, TenantStatus, Tx,
 };
 use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, Refusal, Step, UsageKnown, canonical};
 use serde_json::json;
@@ -199,7 +199,8 @@ impl KnowledgeLifecycleManager {
         if received_at > at {
             return Err(invalid(format!("the demand was received at {}, which is yet to come", received_at.to_rfc3339())));
         }
-        let of = |name: &str, first, extension| NewDeadline { law: name.to_owned(), zone: zone.0.name().to_owned(), first, extension };
+        let of =
+            |name: &str, first, extension| NewDeadline { law: name.to_owned(), zone: zone.0.name().to_owned(), first, extension };
         let of_law = law.map(|(name, law)| {
             let (first, extension) = law.days(zone, zone.day(received_at));
             of(name, first, extension)
@@ -207,7 +208,10 @@ impl KnowledgeLifecycleManager {
         let Some(due_on) = asked.due_on else { return Ok((received_at, of_law)) };
         // A date of one's own may be nearer than the law's, and not later.
         if let Some(law) = of_law.filter(|law| law.first.on < due_on) {
-            let message = format!("--due {due_on} is later than the last day of {}, {}: leave it out, or --law {NO_LAW}", law.law, law.first.on);
+            let message = format!(
+                "--due {due_on} is later than the last day of {}, {}: leave it out, or --law {NO_LAW}",
+                law.law, law.first.on
+            );
             return Err(invalid(message));
         }
         Ok((received_at, Some(of(OWN, zone.last_day(due_on), None))))

@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lethe_ledger::{
-    Chain, Entry, EventType, Hold, HoldSubject, NewHold, NewNotice, NoticeKind, Plane, RunStatus, Settlement, Tx};
+    Chain, Entry, EventType, Hold, HoldSubject, NewHold, NewNotice, NoticeKind, Plane, RunStatus, Settlement, Tx,
+};
 use lethe_stages::{Code, Refusal, Stage};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};

@@ -166,7 +166,11 @@ async fn of_everybody(app: &App, tx: &mut Tx, pauses: &[Pause]) -> Result<Vec<Js
     let mut due = Vec::new();
     let since = tx.at() - app.config.due.stalled_after.0;
     if let Some(stalled) = tx.stalled(since, 1_000).await? {
-        let mut why = vec![format!("{}{} run(s) are due and nobody takes them", if stalled.runs < 1_000 { "" } else { "at least " }, stalled.runs)];
+        let mut why = vec![format!(
+            "{}{} run(s) are due and nobody takes them",
+            if stalled.runs < 1_000 { "" } else { "at least " },
+            stalled.runs
+        )];
         why.extend(pauses.iter().map(|pause| format!("{} is paused by {}: {}", pause.scope, pause.paused_by, pause.reason)));
         due.push(json!({
             "kind": "stalled", "standing": "late", "due_at": stalled.since, "why": why, "next": "lethe serve   (or: lethe resume …)",
@@ -207,7 +211,8 @@ pub(super) async fn extend(app: &App, tx: &mut Tx, call: &Call, _prepared: Json)
         return Err(refuse(Code::NoDeadline, "no offboarding of the plane is open that has a legal deadline".into()));
     };
     if let Some(at) = deadline.extended_at {
-        let message = format!("it was extended at {} already, to {}, and a deadline is extended once", at.to_rfc3339(), deadline.due_on);
+        let message =
+            format!("it was extended at {} already, to {}, and a deadline is extended once", at.to_rfc3339(), deadline.due_on);
         return Err(refuse(Code::ExtensionNotAllowed, message));
     }
     let Some(extension) = deadline.extension_due_at else {
@@ -235,8 +240,13 @@ pub(super) async fn extend(app: &App, tx: &mut Tx, call: &Call, _prepared: Json)
         return Err(refuse(Code::ExtensionNotAllowed, message));
     }
     tx.extend_deadline(open.id, told_at, &call.actor.to_string(), &args.reason).await?;
-    let mut entry =
-        Entry::new(Chain::Plane(found.plane.id), Some(found.tenant.id), EventType::DeadlineExtended, &call.actor, &call.operation);
+    let mut entry = Entry::new(
+        Chain::Plane(found.plane.id),
+        Some(found.tenant.id),
+        EventType::DeadlineExtended,
+        &call.actor,
+        &call.operation,
+    );
     entry.offboarding_id = Some(open.id);
     entry.gate = Some(app.manager.gate.decision("ALLOWED", None));
     entry.reason = Some(args.reason);

@@ -54,7 +54,10 @@ pub(super) async fn retry(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json)
     let NoticeRef { notice_id } = arguments(call)?;
     operator(call)?;
     let unknown = || {
-        Refusal::new(Code::NoticeUnknown, format!("there is no notice {notice_id} that was given up: `lethe notice list --status failed`"))
+        Refusal::new(
+            Code::NoticeUnknown,
+            format!("there is no notice {notice_id} that was given up: `lethe notice list --status failed`"),
+        )
     };
     tx.notice(notice_id).await?.filter(|notice| notice.status == NoticeStatus::Failed).ok_or_else(unknown)?;
     tx.retry_notice(notice_id).await?;

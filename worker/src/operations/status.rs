@@ -73,7 +73,7 @@ pub(super) fn blocked_by(app: &App, case: &Case, pauses: &[Pause]) -> Vec<Json> 
     // Time, holds, approval: asked one by one by leaving out what was found, so that all of them show.
     let mut case = case.clone();
     let archive_copies = app.manager.archive_copies(&case);
-    for _ in 0..6 {
+    for _ in 0..7 {
         let epoch = case.plane.epoch + 1;
         let request = GateRequest { case: &case, epoch, pauses: &pauses, recent_purges: 0, archive_copies: &archive_copies };
         let refusal = match app.manager.gate.judge(&app.manager.stages, &request) {
