@@ -5,11 +5,11 @@ use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 use crate::{
     access, approvers, archives, break_glass, cases, db,
     db::Tx,
-    decisions, idempotency, locks,
+    decisions, dependents, idempotency, locks,
     many::Many,
     offboardings, parties, planes, queue, release,
     sql::{Inner, Sql},
-    trail, verify, witness,
+    suspensions, trail, verify, witness,
 };
 
 static STATEMENTS: &[&[&Sql]] = &[
@@ -20,6 +20,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     cases::STATEMENTS,
     db::STATEMENTS,
     decisions::STATEMENTS,
+    dependents::STATEMENTS,
     idempotency::STATEMENTS,
     locks::STATEMENTS,
     offboardings::STATEMENTS,
@@ -27,6 +28,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     planes::STATEMENTS,
     queue::STATEMENTS,
     release::STATEMENTS,
+    suspensions::STATEMENTS,
     trail::STATEMENTS,
     verify::STATEMENTS,
     witness::STATEMENTS,

@@ -294,6 +294,41 @@ pub(crate) enum PlaneCommand {
         /// Plane id or tenant/name
         plane: String,
     },
+    /// What outside uses a plane and is suspended with it: schedules, services, caches
+    #[command(subcommand)]
+    Dependent(DependentCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DependentCommand {
+    /// Register something that uses a plane; offboarding suspends it, and a cancel lets it go on
+    Add {
+        /// Plane id or tenant/name
+        plane: String,
+        /// Its name
+        #[arg(long, value_name = "N")]
+        name: String,
+        /// schedule (suspended in grace unless access is full), service or other (suspended in grace if access is none). All are
+        /// suspended when the plane is deactivated
+        #[arg(long, value_name = "KIND")]
+        kind: String,
+        /// The section [dependents.NAME] of the workers' configuration with its commands
+        #[arg(long, value_name = "NAME")]
+        control: String,
+    },
+    /// List what is registered
+    List {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+    /// Take something off the list; what an offboarding has suspended of it is still given back
+    Remove {
+        /// Plane id or tenant/name
+        plane: String,
+        /// Its name
+        #[arg(long, value_name = "N")]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -456,7 +491,16 @@ pub(crate) enum OffboardingCommand {
     /// Close the review that a broken grace period owes; not by who broke it
     Review(ReasonedArgs),
     /// Let a halted run go on with its attempts reset, or make a denied plan anew
-    Retry(ReasonedArgs),
+    Retry(RetryArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    pub(crate) reasoned: ReasonedArgs,
+    /// Let a restore that halted after a cancel end without what it cannot give back; it is tried once more, and the rest is reported
+    #[arg(long)]
+    pub(crate) accept_unrestored: bool,
 }
 
 #[derive(Debug, Args)]

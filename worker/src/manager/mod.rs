@@ -8,6 +8,7 @@ mod keeping;
 mod perform;
 mod record;
 mod request;
+mod suspending;
 mod sweep;
 mod turn;
 mod witness;
