@@ -52,7 +52,7 @@ pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, Offboardi
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
 pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
 pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};
-pub use release::{Approval, ApprovalStatus, Assurance, Hold, HoldSubject, NewApproval, NewHold, Pause};
+pub use release::{Approval, ApprovalStatus, Assurance, AwaitingPlace, Hold, HoldSubject, Listed, NewApproval, NewHold, Pause};
 pub use source::{Clock, Entropy, SinceBoot};
 pub use suspensions::{SuspendedTokens, SuspensionRow};
 pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};

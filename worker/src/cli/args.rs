@@ -590,6 +590,12 @@ pub(crate) enum ApprovalCommand {
         /// Only what waits for you, with each plan in words
         #[arg(long)]
         mine: bool,
+        /// At most so many plans, those first whose retention ends first, and so many decisions, the latest [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<i64>,
+        /// Go on where an answer ended: its `next`
+        #[arg(long, value_name = "NEXT")]
+        after: Option<String>,
     },
     /// Approve the destruction plan of an archived plane. What follows cannot be undone
     Grant(DecideArgs),

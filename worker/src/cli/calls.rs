@@ -110,9 +110,10 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         Command::Offboard(args) => request(args)?,
         Command::Status { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
         Command::Approval(command) => match command {
-            ApprovalCommand::List { plane, mine } => {
-                planned("knowledge.approval.list", with(json!({"mine": mine}), given(&[("plane", &plane)])))
-            }
+            ApprovalCommand::List { plane, mine, limit, after } => planned(
+                "knowledge.approval.list",
+                with(json!({"mine": mine, "limit": limit}), given(&[("plane", &plane), ("after", &after)])),
+            ),
             ApprovalCommand::Grant(args) => {
                 let confirm = Some(args.plane.clone());
                 Planned { confirm, ..decide("knowledge.approval.grant", args, Goal::State(LifecycleState::Purged))? }
