@@ -38,8 +38,11 @@ const MS_MAX: f64 = 200.0;
 const ROUNDS: usize = 9;
 const SWEEPS: usize = 3;
 
+/// The name of a time, the operation, its arguments.
+type List = (&'static str, &'static str, fn() -> Json);
+
 /// What is asked, under which name its time is printed; of these, what this version has.
-const LISTS: [(&str, &str, fn() -> Json); 3] = [
+const LISTS: [List; 3] = [
     ("approval_list_mine", "knowledge.approval.list", || json!({"mine": true})),
     ("approval_list", "knowledge.approval.list", || json!({})),
     ("due", "knowledge.due.list", || json!({})),
@@ -78,7 +81,7 @@ pub async fn soak(options: &Options) -> Json {
     assert_eq!(found, wanted as usize, "each plan that waits for a decision is shown once");
     times.insert("slowest_page_ms".into(), json!(ms(slowest)));
 
-    let plans = plans(&ledger, !options.is_full()).await;
+    let plans = plans(&ledger, options.share < 1.0).await;
     for (name, plan) in &plans {
         let walked = plan.iter().find(|line| {
             ["planes", "offboardings", "stage_runs", "approvals"]
@@ -100,7 +103,7 @@ pub async fn soak(options: &Options) -> Json {
         "pages": pages, "due": due(tenants) * 4, "ms_max": MS_MAX, "met": !options.is_full() || !slow,
     });
     line.as_object_mut().expect("an object").append(&mut times);
-    if options.is_full() {
+    if options.share >= 1.0 {
         line["query_plans"] = plans.into_iter().map(|(name, plan)| (name.to_owned(), json!(plan))).collect();
     }
     line
