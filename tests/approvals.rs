@@ -7,6 +7,7 @@ use crate::support::{World, invariants, request};
 
 const GRANT: &str = "knowledge.approval.grant";
 const DENY: &str = "knowledge.approval.deny";
+const LIST: &str = "knowledge.approval.list";
 const WITHDRAW: &str = "knowledge.approval.withdraw";
 
 fn decision(plane: &str) -> Json {
@@ -247,5 +248,55 @@ async fn what_waits_for_a_decision_is_listed_with_the_plan_to_decide_on() {
     world.approve(&plane).await;
     let listed = world.call("user:bob", "knowledge.approval.list", json!({})).await;
     assert_eq!((listed["waiting"].as_array().unwrap().len(), listed["approvals"].as_array().unwrap().len()), (0, 1));
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn a_long_list_of_what_waits_is_read_page_by_page_each_plan_once_and_the_most_urgent_first() {
+    let world = World::new().await;
+    let mut planes = vec![world.acme(2).await];
+    for number in 3..8 {
+        planes.push(world.register("acme", &format!("plane{number}"), &format!("p{number}")).await);
+    }
+    for (days, plane) in planes.iter().enumerate() {
+        let mut terms = request(plane, "1h");
+        terms["retention"] = json!(format!("{}d", 10 - days));
+        terms["retention_basis"] = json!("tax");
+        world.call("user:alice", "knowledge.offboarding.request", terms).await;
+    }
+    world.drain().await;
+    world.advance(TimeDelta::hours(1)).await;
+    // Bob's own approval is nothing to him any more, nor is it to anybody who may approve where one suffices.
+    world.approve(&planes[2]).await;
+    let denied = json!({"plane": planes[3], "reason": "not this one"});
+    world.call("user:bob", "knowledge.approval.deny", denied).await;
+    let list = async |arguments: Json| world.call("user:bob", LIST, arguments).await;
+    let shown = |page: &Json| -> Vec<String> {
+        let waiting = page["waiting"].as_array().expect("plans");
+        waiting.iter().map(|plan| plan["plane_id"].as_str().expect("an id").to_owned()).collect()
+    };
+    let urgent: Vec<String> = [5, 4, 1, 0].map(|number: usize| planes[number].clone()).into();
+    let all = list(json!({"mine": true})).await;
+    assert_eq!((shown(&all), all.get("next")), (urgent.clone(), None));
+    let (mut found, mut pages, mut arguments) = (Vec::new(), 0, json!({"mine": true, "limit": 2}));
+    loop {
+        let page = list(arguments.clone()).await;
+        let here = shown(&page);
+        assert!(here.len() <= 2, "{page}");
+        found.extend(here);
+        pages += 1;
+        let Some(next) = page.get("next") else { break };
+        arguments["after"] = next.clone();
+    }
+    assert_eq!(found, urgent, "in {pages} pages");
+    assert!(pages >= 2);
+    // Another one's list, and one plane's.
+    assert_eq!(shown(&world.call("user:alice", LIST, json!({"mine": true})).await), Vec::<String>::new(), "her own requests");
+    assert_eq!(shown(&list(json!({"plane": planes[4]})).await), [planes[4].clone()]);
+    let one = list(json!({"limit": 1})).await;
+    assert_eq!((one["approvals"].as_array().map(Vec::len), one["earlier_approvals"].is_string()), (Some(1), true), "{one}");
+    for wrong in [json!({"limit": 0}), json!({"limit": 1001}), json!({"after": "yesterday"})] {
+        assert_eq!(world.code("user:bob", LIST, wrong.clone()).await, "INVALID_ARGUMENT", "{wrong}");
+    }
     invariants::check(&world).await;
 }

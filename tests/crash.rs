@@ -70,7 +70,7 @@ fn places(point: CrashPoint) -> Vec<(&'static str, Part, String)> {
             places.extend((1..=3).map(|n| at(Part::Purge, n)));
             places
         }
-        DeregisterFenced => vec![at(Part::Request, 1)],
+        DeregisterNoted | DeregisterFenced => vec![at(Part::Request, 1)],
         VerifyProbed | DeactivateClosed | ExportReadBack | ExportManifestWritten | EvictErased | EvictScrubbed => {
             vec![at(Part::Archive, 1)]
         }
@@ -86,8 +86,8 @@ fn places(point: CrashPoint) -> Vec<(&'static str, Part, String)> {
         PurgeStoresEmpty | PurgePartsDeleted | PurgeManifestDeleted => {
             vec![at(Part::Purge, 1), ("erasure_request", Part::Purge, at(Part::Purge, 1).2)]
         }
-        // Reached only after a cancel: see below.
-        RestoreUnfenced => Vec::new(),
+        // Reached only after a cancel, or where something depends on the plane: see comeback.rs.
+        DeregisterSuspended | RestoreUnfenced | RestoreResumed | RestoreSettled => Vec::new(),
         // Of no stage: see restore.rs.
         ArchivePartRestored | ArchiveRestoreNamed => Vec::new(),
     }

@@ -178,6 +178,8 @@ fn facts(state: LifecycleState) -> Facts {
         usage_known: UsageKnown::Reported,
         usage_unknown_accepted: false,
         tokens: 0,
+        dependents: 0,
+        requested_epoch: 0,
         manifest_sha256: Some("sha256:m".into()),
         plan_digest: Some("sha256:p".into()),
         plan_manifest_sha256: Some("sha256:m".into()),

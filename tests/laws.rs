@@ -133,6 +133,7 @@ fn every_verb_that_destroys_takes_a_permit() {
         "page",
         "fence",
         "unfence",
+        "refence",
         "state",
         "prove_empty",
         "prefix",
@@ -143,8 +144,16 @@ fn every_verb_that_destroys_takes_a_permit() {
         "get",
         "list",
         "report",
+        "keep",
+        "settle",
+        "is_running",
+        "suspend",
+        "resume",
     ];
-    let ports = std::fs::read_to_string(root().join("stages/src/ports.rs")).expect("the ports");
+    let [ports, suspension] = ["stages/src/ports.rs", "stages/src/suspension.rs"]
+        .map(|name| std::fs::read_to_string(root().join(name)).expect("the ports"));
+    let ports =
+        ports + suspension.split("#[cfg(test)]").next().and_then(|text| text.split_once("#[async_trait]")).expect("its ports").1;
     let mut seen = BTreeSet::new();
     for line in ports.lines().filter(|line| line.starts_with("    async fn ") || line.starts_with("    fn ")) {
         let (name, rest) = line.split_once("fn ").expect("a verb").1.split_once('(').expect("its arguments");

@@ -17,6 +17,7 @@ mod buckets;
 mod calls;
 mod cancel;
 mod chroma;
+mod comeback;
 mod conformance;
 mod crash;
 mod demo;

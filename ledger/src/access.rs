@@ -153,12 +153,15 @@ impl Tx {
 
     /// Suspends the plane's active tokens in the name of an offboarding. Answers how many.
     pub async fn suspend_tokens(&mut self, plane: Uuid, offboarding: Uuid) -> Result<u64, Fault> {
+        self.keep_tokens(plane, offboarding).await?;
         self.sql(&SUSPEND_ALL).bind(plane).bind(offboarding).run().await
     }
 
     /// Restores exactly the tokens that this offboarding suspended. Answers how many.
     pub async fn restore_tokens(&mut self, plane: Uuid, offboarding: Uuid) -> Result<u64, Fault> {
-        self.sql(&RESTORE_ALL).bind(plane).bind(offboarding).run().await
+        let restored = self.sql(&RESTORE_ALL).bind(plane).bind(offboarding).run().await?;
+        self.settle_tokens(plane, offboarding).await?;
+        Ok(restored)
     }
 
     /// Revokes every token of the plane for good. Answers how many.

@@ -27,12 +27,18 @@ pub struct Changes {
     kept: Vec<Kept>,
     plans: Vec<DestructionPlan>,
     enqueued: Vec<Enqueued>,
+    raised: Vec<(Uuid, i64)>,
 }
 
 impl Changes {
     /// Settles a run.
     pub fn settle(&mut self, run: &Run, settlement: &Settlement) {
         self.settled.push(Settled::of(run, settlement));
+    }
+
+    /// Raises a plane's epoch to the next one: whoever holds the present one is out.
+    pub fn raise(&mut self, plane: Uuid, epoch: i64) {
+        self.raised.push((plane, epoch + 1));
     }
 
     /// Starts a wait of an offboarding: its end, once.
@@ -75,7 +81,8 @@ impl Tx {
         let written = self.trail_all(&mut script);
         self.settle_all(changes.settled, &mut script);
         self.start_waits(changes.waits, &mut script);
-        let raised = changes.enqueued.iter().filter_map(Enqueued::raises).collect();
+        let mut raised = changes.raised;
+        raised.extend(changes.enqueued.iter().filter_map(Enqueued::raises));
         self.advance_all(changes.moves, raised, &mut script);
         self.keep_archives(changes.kept, &mut script);
         self.set_plans(changes.plans, &mut script);

@@ -229,6 +229,7 @@ macro_rules! changing {
     (SELECT count(*) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > $1 AND u.kind = 'query') AS queries_used,
     (SELECT max(u.expires_at) FROM plane_usage u WHERE u.plane_id = p.id AND u.closed_at IS NULL AND u.expires_at > $1) AS usage_until,
     (SELECT count(*) FROM access_tokens k WHERE k.plane_id = p.id AND k.status <> 'revoked') AS tokens,
+    (SELECT count(*) FROM dependents d WHERE d.plane_id = p.id AND d.removed_at IS NULL) AS dependents,
     c.head, c.next_sequence, EXISTS (SELECT 1 FROM pauses) AS paused"
         )
     };
@@ -248,7 +249,7 @@ macro_rules! select_cases {
     o.retention_us AS o_retention_us, o.retention_basis AS o_retention_basis, o.usage_unknown_accepted AS o_usage_unknown_accepted,
     o.requested_at AS o_requested_at, o.received_at AS o_received_at, o.legal_due_at AS o_legal_due_at, o.grace_until AS o_grace_until,
     o.archive_after AS o_archive_after, o.retention_until AS o_retention_until, o.round AS o_round, o.salt AS o_salt, o.plan AS o_plan,
-    o.plan_digest AS o_plan_digest, o.closed_at AS o_closed_at,
+    o.plan_digest AS o_plan_digest, o.closed_at AS o_closed_at, o.requested_epoch AS o_requested_epoch,
     ",
             changing!($holds),
             ",
@@ -349,6 +350,7 @@ fn changing(facts: &mut Facts, cells: &Cells<'_>, usage_reported: bool) -> Resul
     facts.usage_until = cells.maybe_at("usage_until")?;
     facts.usage_known = if usage_reported { UsageKnown::Reported } else { UsageKnown::None };
     facts.tokens = cells.get::<i64>("tokens")? as u64;
+    facts.dependents = cells.get::<i64>("dependents")? as u64;
     Ok(())
 }
 
@@ -397,6 +399,8 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
         usage_known: UsageKnown::None,
         usage_unknown_accepted: terms.usage_unknown_accepted,
         tokens: 0,
+        dependents: 0,
+        requested_epoch: offboarding.requested_epoch,
         manifest_sha256: cells.get("manifest_sha256")?,
         plan_digest: offboarding.plan.as_ref().map(|plan| plan.digest()),
         // A plan that is not the one its row was given a digest for names no manifest.

@@ -77,6 +77,8 @@ pub struct Offboarding {
     pub status: OffboardingStatus,
     /// When it was requested.
     pub requested_at: DateTime<Utc>,
+    /// The plane's epoch then.
+    pub requested_epoch: i64,
     /// End of grace, once started.
     pub grace_until: Option<DateTime<Utc>>,
     /// End of the archive delay, once started.
@@ -119,6 +121,7 @@ pub(crate) fn offboarding(cells: &Cells<'_>) -> Result<Offboarding, Fault> {
         plan_version: cells.get("plan_version")?,
         status: cells.parsed("status")?,
         requested_at: cells.at("requested_at")?,
+        requested_epoch: cells.get("requested_epoch")?,
         grace_until: cells.maybe_at("grace_until")?,
         archive_after: cells.maybe_at("archive_after")?,
         retention_until: cells.maybe_at("retention_until")?,
@@ -217,8 +220,9 @@ statements! {
     OPEN = "open an offboarding",
         "INSERT INTO offboardings (id, plane_id, tenant_id, plan_version, status, ground, reason, requested_by, terms_digest,
             grace_access, evict, grace_us, archive_delay_us, retention_us, retention_basis, usage_unknown_accepted,
-            requested_at, received_at, legal_due_at, round, salt)
-         VALUES ($1, $2, $3, $4, 'open', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 0, $19)";
+            requested_at, received_at, legal_due_at, round, salt, requested_epoch)
+         VALUES ($1, $2, $3, $4, 'open', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 0, $19,
+            (SELECT epoch FROM planes WHERE id = $2))";
     OFFBOARDING = "read an offboarding", "SELECT * FROM offboardings WHERE id = $1";
     OF_PLANE = "read a plane's offboardings",
         "SELECT * FROM offboardings WHERE plane_id = $1 ORDER BY rowid DESC",

@@ -200,6 +200,10 @@ statements! {
     ENTOMB_BINDINGS = "entomb a plane's bindings", "UPDATE bindings SET mapping = NULL WHERE plane_id = $1";
     ENTOMB_ARCHIVE = "entomb an archive", "UPDATE archives SET manifest = NULL, purged_at = $2 WHERE offboarding_id = $1";
     ENTOMB_OFFBOARDING = "entomb an offboarding", "UPDATE offboardings SET salt = NULL, plan = NULL WHERE id = $1";
+    // What outside is called, and what it said, is nobody's business any more.
+    ENTOMB_DEPENDENTS = "entomb dependents", "UPDATE dependents SET name = NULL, control = NULL WHERE plane_id = $1";
+    ENTOMB_SUSPENSIONS = "entomb suspensions",
+        "UPDATE suspensions SET before = NULL, note = NULL WHERE offboarding_id IN (SELECT id FROM offboardings WHERE plane_id = $1)";
     // A failure's message may name a record's key.
     ENTOMB_FAILURES = "entomb failures",
         "UPDATE stage_runs SET last_error = NULL WHERE offboarding_id IN (SELECT id FROM offboardings WHERE plane_id = $1)";
@@ -311,6 +315,8 @@ impl Tx {
         self.sql(&ENTOMB_BINDINGS).bind(id).run().await?;
         self.sql(&ENTOMB_ARCHIVE).bind(offboarding).bind(at).run().await?;
         self.sql(&ENTOMB_OFFBOARDING).bind(offboarding).run().await?;
+        self.sql(&ENTOMB_DEPENDENTS).bind(id).run().await?;
+        self.sql(&ENTOMB_SUSPENSIONS).bind(id).run().await?;
         self.sql(&ENTOMB_FAILURES).bind(id).run().await?;
         self.sql(&ENTOMB_ANSWERS).bind(id).run().await?;
         Ok(())

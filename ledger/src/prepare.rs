@@ -5,11 +5,11 @@ use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 use crate::{
     access, approvers, archives, break_glass, cases, db,
     db::Tx,
-    deadlines, decisions, idempotency, locks,
+    deadlines, decisions, dependents, idempotency, locks,
     many::Many,
     notices, offboardings, parties, planes, queue, release,
     sql::{Inner, Sql},
-    trail, verify, witness,
+    suspensions, trail, verify, witness,
 };
 
 static STATEMENTS: &[&[&Sql]] = &[
@@ -21,6 +21,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     db::STATEMENTS,
     deadlines::STATEMENTS,
     decisions::STATEMENTS,
+    dependents::STATEMENTS,
     idempotency::STATEMENTS,
     locks::STATEMENTS,
     notices::STATEMENTS,
@@ -29,6 +30,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     planes::STATEMENTS,
     queue::STATEMENTS,
     release::STATEMENTS,
+    suspensions::STATEMENTS,
     trail::STATEMENTS,
     verify::STATEMENTS,
     witness::STATEMENTS,

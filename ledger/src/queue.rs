@@ -600,3 +600,24 @@ impl Settled {
         }
     }
 }
+
+#[cfg(feature = "testing")]
+impl Tx {
+    /// For tests: how the server finds what a sweep looks after among the runs.
+    pub async fn sweep_plans(&mut self, never_walk: bool) -> Result<Vec<(&'static str, Vec<String>)>, Fault> {
+        let at = self.at();
+        let sql::Inner::Postgres { tx, .. } = &mut self.inner else { return Ok(Vec::new()) };
+        let walking = if never_walk { "SET LOCAL enable_seqscan = off" } else { "SET LOCAL enable_seqscan = on" };
+        sqlx::query(walking).execute(&mut **tx).await.map_err(Fault::database("choose how to plan"))?;
+        let mut plans = Vec::new();
+        for (name, sql) in [("expired leases", &EXPIRED), ("settled", &WAKE_SETTLED)] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (COSTS OFF) {}", sql.postgres));
+            let explain = sqlx::query_scalar(explain).bind(at).persistent(false).fetch_all(&mut **tx).await;
+            plans.push((name, explain.map_err(Fault::database("explain a sweep"))?));
+        }
+        let owners = sqlx::AssertSqlSafe(format!("EXPLAIN (COSTS OFF) {}", OWNERS.postgres));
+        let owners = sqlx::query_scalar(owners).persistent(false).fetch_all(&mut **tx).await;
+        plans.push(("owners", owners.map_err(Fault::database("explain a sweep"))?));
+        Ok(plans)
+    }
+}

@@ -61,6 +61,9 @@ pub struct Approval {
     pub offboarding_id: Uuid,
     /// The plane.
     pub plane_id: Uuid,
+    /// Whose.
+    #[serde(skip)]
+    pub tenant_id: Uuid,
     /// Exactly what it decides on.
     pub plan_digest: String,
     /// Where it stands.
@@ -174,6 +177,7 @@ fn approval(row: &Row) -> Result<Approval, Fault> {
         id: cells.id("id")?,
         offboarding_id: cells.id("offboarding_id")?,
         plane_id: cells.id("plane_id")?,
+        tenant_id: cells.id("tenant_id")?,
         plan_digest: cells.get("plan_digest")?,
         status: cells.parsed("status")?,
         requested_by: cells.get("requested_by")?,
@@ -207,7 +211,25 @@ fn hold(row: &Row) -> Result<Hold, Fault> {
 
 macro_rules! select_approvals {
     ($where:literal) => {
-        concat!("SELECT a.*, o.plane_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id WHERE ", $where)
+        concat!(
+            "SELECT a.*, o.plane_id, o.tenant_id FROM approvals a JOIN offboardings o ON o.id = a.offboarding_id WHERE ",
+            $where
+        )
+    };
+}
+
+// A plan's row: the run that waits with it, and its place in the list. There is a plan from ARCHIVED on.
+macro_rules! awaiting {
+    ($tenant:literal, $plane:literal, $anybody:literal, $limit:literal) => {
+        concat!(
+            "SELECT o.id, o.retention_until, r.id AS run_id FROM offboardings o JOIN stage_runs r ON r.plane_id = o.plane_id
+                AND r.status IN ('queued', 'parked', 'running', 'halted')
+             WHERE o.status = 'open' AND o.plan_digest IS NOT NULL AND (o.retention_until, o.id) > ($4, $5) AND ",
+            $tenant, " AND ", $plane, " AND (", $anybody, " OR (o.requested_by <> $3 AND NOT EXISTS (SELECT 1 FROM approvals g
+                WHERE g.offboarding_id = o.id AND g.approved_by = $3 AND g.status IN ('granted', 'consumed'))))
+                AND NOT EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest)
+             ORDER BY o.retention_until, o.id LIMIT ", $limit
+        )
     };
 }
 
@@ -218,10 +240,28 @@ statements! {
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12)";
     END = "end an approval", "UPDATE approvals SET status = $2, ended_at = $3 WHERE id = $1 AND status = 'granted'";
     APPROVALS = "read approvals", select_approvals!("true ORDER BY a.decided_at, a.id");
+    LATEST = "read the latest approvals",
+        select_approvals!("($1 IS NULL OR o.tenant_id = $1) AND ($2 IS NULL OR o.plane_id = $2)
+            ORDER BY a.decided_at DESC, a.id DESC LIMIT CAST($3 AS INTEGER)"),
+        select_approvals!("($1::uuid IS NULL OR o.tenant_id = $1) AND ($2::uuid IS NULL OR o.plane_id = $2)
+            ORDER BY a.decided_at DESC, a.id DESC LIMIT $3");
+    STANDING = "read a person's standing approvals",
+        select_approvals!("a.status = 'granted' AND a.approved_by = $4 AND ($1 IS NULL OR o.tenant_id = $1) AND ($2 IS NULL OR o.plane_id = $2)
+            ORDER BY a.decided_at DESC, a.id DESC LIMIT CAST($3 AS INTEGER)"),
+        select_approvals!("a.status = 'granted' AND a.approved_by = $4 AND ($1::uuid IS NULL OR o.tenant_id = $1)
+            AND ($2::uuid IS NULL OR o.plane_id = $2) ORDER BY a.decided_at DESC, a.id DESC LIMIT $3");
+    AWAITING = "read plans that wait for a decision",
+        awaiting!("($1 IS NULL OR o.tenant_id = $1)", "($2 IS NULL OR o.plane_id = $2)", "$3 IS NULL", "CAST($6 AS INTEGER)"),
+        awaiting!("($1::uuid IS NULL OR o.tenant_id = $1)", "($2::uuid IS NULL OR o.plane_id = $2)", "$3::text IS NULL", "$6");
+    END_ALL = "end approvals",
+        "UPDATE approvals SET status = $2, ended_at = $3 WHERE id IN (SELECT value FROM json_each($1)) AND status = 'granted'",
+        "UPDATE approvals SET status = $2, ended_at = $3 WHERE id = ANY($1) AND status = 'granted'";
+    REMINDED_ALL = "note reminders",
+        "UPDATE approvals SET reminded_at = $2 WHERE id IN (SELECT value FROM json_each($1))",
+        "UPDATE approvals SET reminded_at = $2 WHERE id = ANY($1)";
     APPROVALS_OF = "read approvals", select_approvals!("a.offboarding_id = $1 ORDER BY a.decided_at, a.id");
     ENDING = "read approvals that end soon",
         select_approvals!("a.status = 'granted' AND a.reminded_at IS NULL AND a.expires_at > $1 AND a.expires_at <= $2");
-    REMINDED = "note a reminder", "UPDATE approvals SET reminded_at = $2 WHERE id = $1";
     SIGNED_BY = "read approvals of a key", select_approvals!("a.status = 'granted' AND a.key_fingerprint = $1");
     EXPIRED = "read expired approvals", select_approvals!("a.status = 'granted' AND a.expires_at <= $1");
     PLACE = "place a hold",
@@ -250,6 +290,33 @@ statements! {
     PAUSES = "read pauses", "SELECT * FROM pauses ORDER BY scope";
 }
 
+/// What of a list is asked for; what is `None` does not filter.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed<'a> {
+    /// Of this tenant.
+    pub tenant: Option<Uuid>,
+    /// Of this plane.
+    pub plane: Option<Uuid>,
+    /// For this person, as `type:id`.
+    pub by: Option<&'a str>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// A place in the list of plans that wait for a decision: the end of the retention, then the offboarding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AwaitingPlace(pub DateTime<Utc>, pub Uuid);
+
+impl AwaitingPlace {
+    /// Before the first.
+    pub const BEGINNING: Self = Self(DateTime::UNIX_EPOCH, Uuid::nil());
+}
+
+fn all_of(ids: &[Uuid], doing: &'static str, changed: u64) -> Result<(), Fault> {
+    let wanted = ids.len() as u64;
+    if changed == wanted { Ok(()) } else { Err(Fault::RowsAffected { doing, changed, wanted }) }
+}
+
 impl Tx {
     /// Puts a decision on record and answers its id.
     pub async fn insert_approval(&mut self, new: &NewApproval) -> Result<Uuid, Fault> {
@@ -268,10 +335,10 @@ impl Tx {
         self.sql(&ENDING).bind(at).bind(before).all().await?.iter().map(approval).collect()
     }
 
-    /// Notes that somebody was reminded of an approval's end.
-    pub async fn reminded(&mut self, id: Uuid) -> Result<(), Fault> {
+    /// Notes that somebody was reminded of these approvals' ends.
+    pub async fn reminded(&mut self, ids: &[Uuid]) -> Result<(), Fault> {
         let at = self.at();
-        self.sql(&REMINDED).bind(id).bind(at).one().await
+        all_of(ids, "note reminders", self.sql(&REMINDED_ALL).bind(ids).bind(at).run().await?)
     }
 
     /// Granted approvals that a key signed.
@@ -285,6 +352,12 @@ impl Tx {
         self.sql(&END).bind(id).bind(status.as_str()).bind(at).one().await
     }
 
+    /// Ends granted approvals.
+    pub async fn end_approvals(&mut self, ids: &[Uuid], status: ApprovalStatus) -> Result<(), Fault> {
+        let at = self.at();
+        all_of(ids, "end approvals", self.sql(&END_ALL).bind(ids).bind(status.as_str()).bind(at).run().await?)
+    }
+
     /// Decisions by date: of one offboarding or of all.
     pub async fn approvals(&mut self, offboarding: Option<Uuid>) -> Result<Vec<Approval>, Fault> {
         let rows = match offboarding {
@@ -292,6 +365,28 @@ impl Tx {
             None => self.sql(&APPROVALS).all().await?,
         };
         rows.iter().map(approval).collect()
+    }
+
+    /// The latest decisions, at most so many, by date: all of them, or one person's approvals that stand.
+    pub async fn latest_approvals(&mut self, which: &Listed<'_>) -> Result<Vec<Approval>, Fault> {
+        let sql = if which.by.is_some() { &STANDING } else { &LATEST };
+        let read = self.sql(sql).bind(which.tenant).bind(which.plane).bind(which.limit).only(which.by);
+        let mut approvals: Vec<Approval> = read.all().await?.iter().map(approval).collect::<Result<_, _>>()?;
+        approvals.reverse();
+        Ok(approvals)
+    }
+
+    /// The runs of plans that may wait for a decision, at most so many after a place in their list: those that nobody denied, and where
+    /// a person is named, that this person may still approve.
+    pub async fn awaiting(&mut self, which: &Listed<'_>, after: AwaitingPlace) -> Result<Vec<(Uuid, AwaitingPlace)>, Fault> {
+        let read = self.sql(&AWAITING).bind(which.tenant).bind(which.plane).bind(which.by.map(str::to_owned));
+        let rows = read.bind(after.0).bind(after.1).bind(which.limit).all().await?;
+        rows.iter()
+            .map(|row| {
+                let cells = Cells::new(row, "offboardings", "id");
+                Ok((cells.id("run_id")?, AwaitingPlace(cells.at("retention_until")?, cells.id("id")?)))
+            })
+            .collect()
     }
 
     /// Granted approvals that have expired unused.
@@ -373,5 +468,29 @@ impl Tx {
                 })
             })
             .collect()
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Tx {
+    /// For tests: how the server finds the pages of what waits for a decision and of a person's approvals. Without walking tables, if that
+    /// is possible at all and is asked for.
+    pub async fn list_plans(&mut self, by: &str, never_walk: bool) -> Result<Vec<(&'static str, Vec<String>)>, Fault> {
+        let crate::sql::Inner::Postgres { tx, .. } = &mut self.inner else { return Ok(Vec::new()) };
+        let walking = if never_walk { "SET LOCAL enable_seqscan = off" } else { "SET LOCAL enable_seqscan = on" };
+        sqlx::query(walking).execute(&mut **tx).await.map_err(Fault::database("choose how to plan"))?;
+        let (place, nobody) = (AwaitingPlace::BEGINNING, None::<Uuid>);
+        let explain = |sql: &crate::sql::Sql| sqlx::AssertSqlSafe(format!("EXPLAIN (COSTS OFF) {}", sql.postgres));
+        let awaiting = sqlx::query_scalar(explain(&AWAITING)).bind(nobody).bind(nobody).bind(by);
+        let awaiting = awaiting.bind(place.0).bind(place.1).bind(100_i64).persistent(false).fetch_all(&mut **tx).await;
+        let standing = sqlx::query_scalar(explain(&STANDING)).bind(nobody).bind(nobody).bind(100_i64).bind(by);
+        let standing = standing.persistent(false).fetch_all(&mut **tx).await;
+        let latest = sqlx::query_scalar(explain(&LATEST)).bind(nobody).bind(nobody).bind(100_i64);
+        let latest = latest.persistent(false).fetch_all(&mut **tx).await;
+        let expired = sqlx::query_scalar(explain(&EXPIRED)).bind(place.0).persistent(false).fetch_all(&mut **tx).await;
+        let failed = Fault::database("explain a list");
+        let all =
+            (|| Ok([("awaiting", awaiting?), ("standing", standing?), ("latest", latest?), ("expired approvals", expired?)]))();
+        Ok(all.map_err(failed)?.into_iter().collect())
     }
 }

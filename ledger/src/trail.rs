@@ -181,6 +181,10 @@ lethe_stages::text_enum! {
         HoldReleased = "HOLD_RELEASED",
         /// What a deregister suspended was restored.
         Rollback = "ROLLBACK",
+        /// Something that depends on a plane was registered.
+        DependentAdded = "DEPENDENT_ADDED",
+        /// It was taken off the list.
+        DependentRemoved = "DEPENDENT_REMOVED",
         /// A scope was paused.
         Paused = "PAUSED",
         /// A pause was lifted.

@@ -15,8 +15,9 @@ use crate::{
     lifecycle::{EvictMode, GraceAccess, Ground, LifecycleState, Stage, Step},
     manifest::Manifest,
     permit::ApprovalFacts,
-    ports::{Archive, BoundStore, PageLimit, PortError, Progress},
+    ports::{Archive, BoundDependent, BoundStore, PageLimit, PortError, Progress},
     record::Salt,
+    suspension::{Suspension, SuspensionLog},
 };
 
 crate::text_enum! {
@@ -74,6 +75,10 @@ pub struct Facts {
     pub usage_unknown_accepted: bool,
     /// Access tokens that are not revoked.
     pub tokens: u64,
+    /// What outside depends on the plane, by the register.
+    pub dependents: u64,
+    /// The plane's epoch when the offboarding was requested: a fence with a newer one is the offboarding's own.
+    pub requested_epoch: i64,
     /// `sha256:` of the verified manifest that covers every bound store.
     pub manifest_sha256: Option<String>,
     /// The digest of the destruction plan, computed from the plan as it stands.
@@ -116,6 +121,8 @@ impl Facts {
             usage_known: UsageKnown::None,
             usage_unknown_accepted: false,
             tokens: 0,
+            dependents: 0,
+            requested_epoch: 0,
             manifest_sha256: None,
             plan_digest: None,
             plan_manifest_sha256: None,
@@ -168,6 +175,12 @@ pub struct StageContext {
     pub facts: Facts,
     /// The plane's bindings, in order.
     pub stores: Vec<BoundStore>,
+    /// What outside depends on the plane, in the order of registration; of the stages that suspend or restore, else empty.
+    pub dependents: Vec<BoundDependent>,
+    /// What this offboarding has suspended so far, tokens left out; of the same stages.
+    pub suspensions: Vec<Suspension>,
+    /// Where to write down what is suspended and restored.
+    pub log: Arc<dyn SuspensionLog>,
     /// The plane's archive.
     pub archive: Arc<dyn Archive>,
     /// Leave to destroy, for a destructive run.

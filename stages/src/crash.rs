@@ -20,6 +20,10 @@ macro_rules! crash_points {
 crash_points! {
     /// The claim is committed, the handler has not begun.
     Claimed = "claimed",
+    /// Deregister wrote down what it is about to suspend.
+    DeregisterNoted = "deregister.noted",
+    /// Deregister suspended a dependent.
+    DeregisterSuspended = "deregister.suspended",
     /// Deregister fenced the stores, nothing is recorded.
     DeregisterFenced = "deregister.fenced",
     /// Verify asked the stores.
@@ -48,6 +52,10 @@ crash_points! {
     PurgeManifestDeleted = "purge.manifest_deleted",
     /// Restore lifted the fence.
     RestoreUnfenced = "restore.unfenced",
+    /// Restore let a dependent go on.
+    RestoreResumed = "restore.resumed",
+    /// Restore wrote down what it gave back, its run is not recorded.
+    RestoreSettled = "restore.settled",
     /// One part of an archive is copied into the file that is being restored.
     ArchivePartRestored = "archive.part_restored",
     /// The restored file has its name, nothing is recorded.

@@ -16,6 +16,7 @@ pub mod permit;
 pub mod ports;
 pub mod record;
 pub mod refusal;
+pub mod suspension;
 
 pub use contract::{
     Evidence, Facts, Limits, RunRef, StageContext, StageError, StageHandler, StageOutcome, StageRegistry, UsageKnown,

@@ -12,12 +12,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use uuid::Uuid;
 
 use crate::{
     Permit,
     lifecycle::FenceMode,
     manifest::Part,
     record::{Column, Key, Record, RecordDigest, Salt},
+    suspension::{Dependent, DependentKind},
 };
 
 /// Why a port's verb did not do its work. The variant decides who acts.
@@ -66,6 +68,18 @@ pub struct Description {
     pub dependents: Vec<String>,
     /// What the fence cannot refuse here, in words; empty where it refuses everything.
     pub unfenced: Vec<String>,
+    /// How far the plane is closed now; `None` where it is open, or where the store cannot say.
+    #[serde(default)]
+    pub fence: Option<Fenced>,
+}
+
+/// A fence as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fenced {
+    /// Its mode.
+    pub mode: FenceMode,
+    /// The epoch under which it was last written.
+    pub epoch: i64,
 }
 
 /// How much one page of an export may hold; the first limit reached ends it, and one record always fits.
@@ -149,6 +163,12 @@ pub trait KnowledgeStore: Send + Sync {
 
     /// Opens what [`Self::fence`] closed and leaves nothing of it in the way.
     async fn unfence(&self, epoch: i64) -> Result<(), PortError>;
+
+    /// Sets the fence to `mode`, opening what was closed further; nobody gets in meanwhile where the store can see to that.
+    async fn refence(&self, mode: FenceMode, epoch: i64) -> Result<(), PortError> {
+        self.unfence(epoch).await?;
+        self.fence(mode, epoch).await.map(drop)
+    }
 
     /// Removes those of the records whose digest (under `salt`) is still what it was; all of them in one transaction of the store,
     /// where it has such. Never removes a record that is not named.
@@ -252,4 +272,19 @@ pub struct BoundStore {
     pub resource: String,
     /// The driver.
     pub store: Arc<dyn KnowledgeStore>,
+}
+
+/// A dependent of the plane, ready to be told.
+#[derive(Clone)]
+pub struct BoundDependent {
+    /// Its identity.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: DependentKind,
+    /// Whether it is still registered; one that is not is only given back what was taken from it.
+    pub registered: bool,
+    /// What controls it, or why that cannot be told here.
+    pub control: Result<Arc<dyn Dependent>, PortError>,
 }

@@ -3,7 +3,7 @@
 //!
 //! The rule: a driver reaches exactly what was bound to one plane, and "it is not there" is said only by a place that has shown its
 //! canary. Drivers are found by the URL's scheme: `sqlite:`, `postgres:`, `chroma+http:` and, for servers that speak the store protocol,
-//! `http:` for stores; `file:` and `s3:` for archives.
+//! `http:` for stores; `file:` and `s3:` for archives. What depends on a plane is controlled by the operator's own commands.
 //!
 //! If we die in a driver, every verb may be called again and the world is then as if it had been called once.
 
@@ -11,6 +11,7 @@ mod archive;
 pub mod channels;
 mod chroma;
 mod conform;
+mod control;
 mod http;
 mod mapping;
 mod pace;
@@ -27,6 +28,7 @@ mod verdict;
 
 pub use archive::{ArchiveCheck, Archives, BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options};
 pub use conform::{Conformance, Conformity, Kept, Mint, Promise, Users, conform};
+pub use control::{Control, Controls};
 pub use mapping::Mapping;
 pub use pace::Paces;
 pub use restore::StoreDraft;

@@ -131,6 +131,10 @@ impl KnowledgeStore for Paced {
         self.store.unfence(epoch).await
     }
 
+    async fn refence(&self, mode: FenceMode, epoch: i64) -> Result<(), PortError> {
+        self.store.refence(mode, epoch).await
+    }
+
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
         self.store.scrub(permit).await
     }

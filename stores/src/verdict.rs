@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Erased, PortError},
+    ports::{Erased, Fenced, PortError},
     record::{Key, Record, RecordDigest, Value},
 };
 use uuid::Uuid;
@@ -49,6 +49,13 @@ impl FenceRow {
             return Err(PortError::WrongPlace(format!("{doing}: they are fenced by column `{}`", self.plane_column)));
         }
         self.admit(epoch)
+    }
+
+    /// The fence as it stands, if it is one of this plane.
+    pub(crate) fn stands(&self, plane_id: Uuid) -> Option<Fenced> {
+        let modes = [FenceMode::ReadOnly, FenceMode::Closed, FenceMode::Purged];
+        let mode = modes.into_iter().find(|mode| mode.as_str() == self.mode)?;
+        (self.plane_id == plane_id.to_string()).then_some(Fenced { mode, epoch: self.epoch })
     }
 
     /// The mode of a plane that is to be closed to what `mode` refuses: further than `before` only.

@@ -23,6 +23,7 @@ mod median;
 mod planes;
 mod power;
 mod steps;
+mod tenants;
 mod waiting;
 mod wal;
 
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const SOAKS: [&str; 5] = ["cluster", "kills", "large_plane", "power", "waiting"];
+const SOAKS: [&str; 6] = ["cluster", "kills", "large_plane", "power", "tenants", "waiting"];
 
 const BENCHES: [&str; 6] = ["claim_scale", "idle_step", "wal_per_offboarding", "archive", "purge_partition", "neighbours"];
 
@@ -99,6 +100,7 @@ async fn run(name: &str, options: Options) -> Json {
         "kills" => kills::soak(&options).await,
         "large_plane" => large_plane::soak(&options).await,
         "power" => power::soak(&options).await,
+        "tenants" => tenants::soak(&options).await,
         "waiting" => waiting::soak(&options).await,
         "claim_scale" => waiting::on_postgres(&options).await,
         "idle_step" => idle::bench(&options).await,

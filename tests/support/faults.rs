@@ -16,6 +16,7 @@ use lethe_stages::{
         Archive, Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PartContents, PartDraft, PortError,
     },
     record::{Column, Key, Record, RecordDigest, Salt},
+    suspension::Dependent,
 };
 use lethe_stores::{ArchiveCheck, Mapping, StoreCheck};
 use lethe_worker::world::World;
@@ -138,8 +139,32 @@ impl World for FaultyWorld {
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {
         Ok(Arc::new(FaultyStore { inner: self.inner.store(plane, binding)?, plan: self.plan.clone() }))
     }
+    fn dependent(&self, control: &str, told: Vec<(&'static str, String)>) -> Result<Arc<dyn Dependent>, PortError> {
+        Ok(Arc::new(FaultyDependent { inner: self.inner.dependent(control, told)?, plan: self.plan.clone() }))
+    }
     fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
         Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane, at)?, plan: self.plan.clone() }))
+    }
+}
+
+struct FaultyDependent {
+    inner: Arc<dyn Dependent>,
+    plan: Arc<Plan>,
+}
+
+#[async_trait]
+impl Dependent for FaultyDependent {
+    async fn state(&self) -> Result<String, PortError> {
+        self.plan.through("dependent.state", self.inner.state()).await
+    }
+    fn is_running(&self, state: &str) -> bool {
+        self.inner.is_running(state)
+    }
+    async fn suspend(&self) -> Result<(), PortError> {
+        self.plan.through("dependent.suspend", self.inner.suspend()).await
+    }
+    async fn resume(&self) -> Result<(), PortError> {
+        self.plan.through("dependent.resume", self.inner.resume()).await
     }
 }
 
@@ -167,6 +192,9 @@ impl KnowledgeStore for FaultyStore {
     }
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
         self.plan.through("store.unfence", self.inner.unfence(epoch)).await
+    }
+    async fn refence(&self, mode: FenceMode, epoch: i64) -> Result<(), PortError> {
+        self.plan.through("store.refence", self.inner.refence(mode, epoch)).await
     }
     async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
         self.plan.through("store.erase", self.inner.erase(permit, rows, salt)).await

@@ -5,6 +5,7 @@
 pub mod binary;
 pub mod chroma;
 pub mod cut;
+pub mod dependents;
 pub mod disk;
 pub mod faults;
 pub mod hook;

@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use lethe_ledger::{Actor, Assurance};
 use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
 use lethe_stores::{
-    Paces,
+    Control, Controls, Paces,
     channels::{Channels, CommandChannel, FileChannel, WebhookChannel},
 };
 use serde::{Deserialize, Deserializer};
@@ -102,6 +102,11 @@ pub struct Config {
     pub queue: QueueConfig,
     /// The sweep.
     pub sweep: SweepConfig,
+    /// What depends on planes.
+    pub dependent: DependentConfig,
+    /// The commands that control what depends on planes, by the name under which it is registered.
+    #[serde(default)]
+    pub dependents: BTreeMap<String, ControlConfig>,
     /// What differs for single archives in S3, by canonical URL. Complete: each was laid over [`ArchiveConfig::s3`].
     #[serde(default)]
     pub archives: BTreeMap<String, S3Config>,
@@ -293,6 +298,34 @@ pub struct StoreConfig {
     pub window_zone: Zone,
 }
 
+/// See `[dependent]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DependentConfig {
+    /// What `state` prints while it runs.
+    pub running: String,
+    /// How long a command may take.
+    pub timeout: Span,
+}
+
+/// See `[dependents.NAME]`: programs with their arguments.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlConfig {
+    /// Prints the state, one short line.
+    pub state: Vec<String>,
+    /// Makes it stop using the plane.
+    pub suspend: Vec<String>,
+    /// Lets it go on.
+    pub resume: Vec<String>,
+    /// Overrides `[dependent] running`.
+    #[serde(default)]
+    pub running: Option<String>,
+    /// Overrides `[dependent] timeout`.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
 /// See `[archive]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -421,6 +454,18 @@ impl Config {
         Paces::new(self.store.rows_per_second_max, own.collect())
     }
 
+    /// How dependents are controlled.
+    pub fn controls(&self) -> Controls {
+        let control = |own: &ControlConfig| Control {
+            state: own.state.clone(),
+            suspend: own.suspend.clone(),
+            resume: own.resume.clone(),
+            running: own.running.clone().unwrap_or_else(|| self.dependent.running.clone()),
+            timeout: own.timeout.unwrap_or(self.dependent.timeout).0.to_std().unwrap_or_default(),
+        };
+        Controls::new(self.dependents.iter().map(|(name, own)| (name.clone(), control(own))).collect())
+    }
+
     /// Whether unreported usage is accepted for a tenant.
     pub fn accept_unknown(&self, tenant: &str) -> bool {
         self.tenants.get(tenant).and_then(|tenant| tenant.accept_unknown).unwrap_or(self.usage.accept_unknown)
@@ -493,8 +538,25 @@ impl Config {
             return Err("queue.lease and sweep.every must be at least 1s, queue.poll above 0s".into());
         }
         self.check_archives()?;
+        self.check_dependents()?;
         if self.archive.part_rows_max == 0 || self.archive.part_bytes_max == 0 || self.queue.backoff_jitter > 100 {
             return Err("archive.part_rows_max and part_bytes_max must be above 0, queue.backoff_jitter at most 100".into());
+        }
+        Ok(())
+    }
+
+    fn check_dependents(&self) -> Result<(), String> {
+        for (name, own) in &self.dependents {
+            for (verb, command) in [("state", &own.state), ("suspend", &own.suspend), ("resume", &own.resume)] {
+                if command.first().is_none_or(|program| program.is_empty()) {
+                    return Err(format!(
+                        "dependents.{name}.{verb} is empty: write the program and its arguments, [\"/path/to/it\", \"argument\"]"
+                    ));
+                }
+            }
+            if own.timeout.unwrap_or(self.dependent.timeout).0 <= TimeDelta::zero() {
+                return Err(format!("dependents.{name}.timeout must be above 0s"));
+            }
         }
         Ok(())
     }

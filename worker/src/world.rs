@@ -7,8 +7,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lethe_ledger::{Binding, Plane};
-use lethe_stages::ports::{Archive, Description, KnowledgeStore, PortError};
-use lethe_stores::{ArchiveCheck, Archives, Mapping, Paces, StoreCheck};
+use lethe_stages::{
+    ports::{Archive, Description, KnowledgeStore, PortError},
+    suspension::Dependent,
+};
+use lethe_stores::{ArchiveCheck, Archives, Controls, Mapping, Paces, StoreCheck};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -37,6 +40,10 @@ pub trait World: Send + Sync {
     /// Opens one binding of a plane.
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError>;
 
+    /// What controls something that depends on a plane: the section of this name of this process's configuration. `told` is what its
+    /// commands find in their environment.
+    fn dependent(&self, control: &str, told: Vec<(&'static str, String)>) -> Result<Arc<dyn Dependent>, PortError>;
+
     /// Opens the plane's archive. `at` is now: what it locks, it locks from then on.
     fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError>;
 }
@@ -46,12 +53,13 @@ pub trait World: Send + Sync {
 pub struct RealWorld {
     archives: Archives,
     paces: Paces,
+    controls: Controls,
 }
 
 impl RealWorld {
     /// The world as it is configured to be reached.
     pub fn new(config: &Config) -> Self {
-        Self { archives: config.archives(), paces: config.paces() }
+        Self { archives: config.archives(), paces: config.paces(), controls: config.controls() }
     }
 }
 
@@ -88,6 +96,10 @@ impl World for RealWorld {
             serde_json::from_value(mapping).map_err(|error| PortError::Permanent(format!("read the mapping: {error}")))?;
         let store = lethe_stores::open_store(&binding.store_url, &mapping, plane)?;
         Ok(self.paces.apply(&binding.store, store))
+    }
+
+    fn dependent(&self, control: &str, told: Vec<(&'static str, String)>) -> Result<Arc<dyn Dependent>, PortError> {
+        self.controls.of(control, told)
     }
 
     fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {

@@ -8,6 +8,7 @@ mod deactivate;
 mod deregister;
 mod purge;
 mod removal;
+mod suspending;
 mod verify;
 
 use std::sync::Arc;

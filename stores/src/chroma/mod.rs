@@ -71,6 +71,7 @@ impl KnowledgeStore for ChromaStore {
             plane_value: scope.plane.as_ref().map(|(_, value)| value.clone()),
             dependents: Vec::new(),
             unfenced: fence::unfenced(),
+            fence: scope.fence.as_ref().and_then(|fence| fence.row.stands(self.plane_id)),
         })
     }
 

@@ -88,14 +88,20 @@ pub(super) async fn fence(
     Ok(now)
 }
 
-/// Opens what [`fence`] closed; the row stays and remembers the epoch, the guards go with the last plane that needs them.
-pub(super) async fn unfence(connection: &mut PgConnection, table: &Table, plane_id: Uuid, epoch: i64) -> Result<(), PortError> {
+/// Opens what [`fence`] closed, as far as `mode`; the row stays and remembers the epoch, the guards go with the last plane that needs them.
+pub(super) async fn open_to(
+    connection: &mut PgConnection,
+    table: &Table,
+    plane_id: Uuid,
+    mode: Option<FenceMode>,
+    epoch: i64,
+) -> Result<(), PortError> {
     let doing = format!("lift the fence from table {}", table.resource());
     let mut tx = begin(connection, WRITING).await?;
     if admitted(&mut tx, table, plane_id, epoch).await?.is_some_and(|row| row.mode == "purged") {
         return Err(PortError::Permanent(format!("{doing}: the plane was purged, and that is for ever")));
     }
-    write(&mut tx, table, plane_id, "open", epoch).await?;
+    write(&mut tx, table, plane_id, mode.map_or("open", FenceMode::as_str), epoch).await?;
     guard::set(&mut tx, table).await?;
     commit(tx, &doing).await
 }

@@ -99,6 +99,7 @@ impl KnowledgeStore for PostgresStore {
                 plane_value: table.plane.as_ref().map(|plane| plane.text.clone()),
                 unfenced: guard::unfenced(tx, table).await?,
                 dependents: dependents::find(tx, table).await?,
+                fence: fence::read(tx, table).await?.and_then(|row| row.stands(self.plane_id)),
             })
         })
         .await
@@ -126,7 +127,14 @@ impl KnowledgeStore for PostgresStore {
 
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
         let (mut connection, table) = self.writing().await?;
-        fence::unfence(&mut connection, &table, self.plane_id, epoch).await?;
+        fence::open_to(&mut connection, &table, self.plane_id, None, epoch).await?;
+        self.kept.give_back(connection).await;
+        Ok(())
+    }
+
+    async fn refence(&self, mode: FenceMode, epoch: i64) -> Result<(), PortError> {
+        let (mut connection, table) = self.writing().await?;
+        fence::open_to(&mut connection, &table, self.plane_id, Some(mode), epoch).await?;
         self.kept.give_back(connection).await;
         Ok(())
     }

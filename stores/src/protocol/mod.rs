@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
+    ports::{Description, EmptinessProof, Erased, FenceReport, Fenced, KnowledgeStore, PageLimit, PortError},
     record::{Column, Key, Record, RecordDigest, Salt},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -50,6 +50,9 @@ struct Described {
     dependents: Vec<String>,
     #[serde(default)]
     unfenced: Vec<String>,
+    /// Of a server that says it.
+    #[serde(default)]
+    fence: Option<Fenced>,
 }
 
 #[derive(Deserialize)]
@@ -184,6 +187,7 @@ impl KnowledgeStore for ProtocolStore {
             plane_value: found.plane,
             dependents: found.dependents,
             unfenced: found.unfenced,
+            fence: found.fence,
         })
     }
 

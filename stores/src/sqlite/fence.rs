@@ -74,11 +74,13 @@ pub(super) async fn fence(
     Ok(now)
 }
 
-/// Opens what [`fence`] closed; the row stays and remembers the epoch, the triggers go with the last plane that needs them.
-pub(super) async fn unfence(
+/// Opens what [`fence`] closed, as far as `mode`; the row stays and remembers the epoch, the triggers go with the last plane that needs
+/// them.
+pub(super) async fn open_to(
     connection: &mut SqliteConnection,
     table: &Table,
     plane_id: Uuid,
+    mode: Option<FenceMode>,
     epoch: i64,
 ) -> Result<(), PortError> {
     let doing = format!("lift the fence from table {}", table.name);
@@ -86,14 +88,16 @@ pub(super) async fn unfence(
     if admitted(&mut tx, table, plane_id, epoch).await?.is_some_and(|row| row.mode == "purged") {
         return Err(PortError::Permanent(format!("{doing}: the plane was purged, and that is for ever")));
     }
-    write(&mut tx, table, plane_id, "open", epoch).await?;
+    write(&mut tx, table, plane_id, mode.map_or("open", FenceMode::as_str), epoch).await?;
     let closed = statement("SELECT 1 FROM lethe_fence WHERE resource = ? AND mode <> 'open' LIMIT 1")
         .bind(table.name.clone())
         .fetch_optional(&mut *tx)
         .await
         .map_err(failed(doing.clone()))?;
-    if closed.is_none() {
-        triggers::remove(&mut tx, table).await?;
+    match closed {
+        None => triggers::remove(&mut tx, table).await?,
+        Some(_) if mode.is_some() => triggers::create(&mut tx, table).await?,
+        Some(_) => {}
     }
     commit(tx, &doing).await
 }

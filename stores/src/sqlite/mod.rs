@@ -75,6 +75,7 @@ impl KnowledgeStore for SqliteStore {
         let (mut connection, table) = self.reading().await?;
         keys_can_serve(&mut connection, &table).await?;
         let dependents = dependents::find(&mut connection, &table).await?;
+        let fence = fence::read(&mut connection, &table).await?;
         close(connection).await;
         Ok(Description {
             resource: table.name.clone(),
@@ -82,6 +83,7 @@ impl KnowledgeStore for SqliteStore {
             plane_value: table.plane.as_ref().map(|plane| plane.text.clone()),
             unfenced: unfenced(&table, &dependents),
             dependents: dependents.all,
+            fence: fence.and_then(|row| row.stands(self.plane_id)),
         })
     }
 
@@ -116,7 +118,14 @@ impl KnowledgeStore for SqliteStore {
 
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
         let (mut connection, table) = self.writing().await?;
-        fence::unfence(&mut connection, &table, self.plane_id, epoch).await?;
+        fence::open_to(&mut connection, &table, self.plane_id, None, epoch).await?;
+        close(connection).await;
+        Ok(())
+    }
+
+    async fn refence(&self, mode: FenceMode, epoch: i64) -> Result<(), PortError> {
+        let (mut connection, table) = self.writing().await?;
+        fence::open_to(&mut connection, &table, self.plane_id, Some(mode), epoch).await?;
         close(connection).await;
         Ok(())
     }

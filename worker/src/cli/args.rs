@@ -312,6 +312,41 @@ pub(crate) enum PlaneCommand {
         /// Plane id or tenant/name
         plane: String,
     },
+    /// What outside uses a plane and is suspended with it: schedules, services, caches
+    #[command(subcommand)]
+    Dependent(DependentCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DependentCommand {
+    /// Register something that uses a plane; offboarding suspends it, and a cancel lets it go on
+    Add {
+        /// Plane id or tenant/name
+        plane: String,
+        /// Its name
+        #[arg(long, value_name = "N")]
+        name: String,
+        /// schedule (suspended in grace unless access is full), service or other (suspended in grace if access is none). All are
+        /// suspended when the plane is deactivated
+        #[arg(long, value_name = "KIND")]
+        kind: String,
+        /// The section [dependents.NAME] of the workers' configuration with its commands
+        #[arg(long, value_name = "NAME")]
+        control: String,
+    },
+    /// List what is registered
+    List {
+        /// Plane id or tenant/name
+        plane: String,
+    },
+    /// Take something off the list; what an offboarding has suspended of it is still given back
+    Remove {
+        /// Plane id or tenant/name
+        plane: String,
+        /// Its name
+        #[arg(long, value_name = "N")]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -491,7 +526,16 @@ pub(crate) enum OffboardingCommand {
         reason: String,
     },
     /// Let a halted run go on with its attempts reset, or make a denied plan anew
-    Retry(ReasonedArgs),
+    Retry(RetryArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    pub(crate) reasoned: ReasonedArgs,
+    /// Let a restore that halted after a cancel end without what it cannot give back; it is tried once more, and the rest is reported
+    #[arg(long)]
+    pub(crate) accept_unrestored: bool,
 }
 
 #[derive(Debug, Args)]
@@ -581,6 +625,12 @@ pub(crate) enum ApprovalCommand {
         /// Only what waits for you, with each plan in words
         #[arg(long)]
         mine: bool,
+        /// At most so many plans, those first whose retention ends first, and so many decisions, the latest [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<i64>,
+        /// Go on where an answer ended: its `next`
+        #[arg(long, value_name = "NEXT")]
+        after: Option<String>,
     },
     /// Approve the destruction plan of an archived plane. What follows cannot be undone
     Grant(DecideArgs),

@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     CommandError,
     args::{
-        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
-        LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs,
-        StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
+        HoldCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs,
+        ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -87,6 +87,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 planned("knowledge.plane.list", Json::Object(given(&[("tenant", &tenant), ("state", &state)])))
             }
             PlaneCommand::Show { plane } => planned("knowledge.plane.show", json!({"plane": plane})),
+            PlaneCommand::Dependent(command) => dependent(command),
         },
         Command::Token(command) => match command {
             TokenCommand::Issue { plane, expires_in } => {
@@ -120,9 +121,10 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             NoticeCommand::Test => planned("knowledge.notice.test", json!({})),
         },
         Command::Approval(command) => match command {
-            ApprovalCommand::List { plane, mine } => {
-                planned("knowledge.approval.list", with(json!({"mine": mine}), given(&[("plane", &plane)])))
-            }
+            ApprovalCommand::List { plane, mine, limit, after } => planned(
+                "knowledge.approval.list",
+                with(json!({"mine": mine, "limit": limit}), given(&[("plane", &plane), ("after", &after)])),
+            ),
             ApprovalCommand::Grant(args) => {
                 let confirm = Some(args.plane.clone());
                 Planned { confirm, ..decide("knowledge.approval.grant", args, Goal::State(LifecycleState::Purged))? }
@@ -204,6 +206,16 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
     })
 }
 
+fn dependent(command: DependentCommand) -> Planned {
+    match command {
+        DependentCommand::Add { plane, name, kind, control } => {
+            planned("knowledge.dependent.add", json!({"plane": plane, "name": name, "kind": kind, "control": control}))
+        }
+        DependentCommand::List { plane } => planned("knowledge.dependent.list", json!({"plane": plane})),
+        DependentCommand::Remove { plane, name } => planned("knowledge.dependent.remove", json!({"plane": plane, "name": name})),
+    }
+}
+
 fn offboarding(command: OffboardingCommand) -> Result<Planned, CommandError> {
     Ok(match command {
         OffboardingCommand::Request(args) => request(args)?,
@@ -220,7 +232,14 @@ fn offboarding(command: OffboardingCommand) -> Result<Planned, CommandError> {
             planned("knowledge.offboarding.extend", json!({"plane": plane, "told": told, "reason": reason}))
         }
         OffboardingCommand::Cancel(args) => reasoned("knowledge.offboarding.cancel", args, Goal::State(LifecycleState::Active))?,
-        OffboardingCommand::Retry(args) => reasoned("knowledge.offboarding.retry", args, Goal::Settled)?,
+        OffboardingCommand::Retry(args) => {
+            let accept = args.accept_unrestored;
+            let mut planned = reasoned("knowledge.offboarding.retry", args.reasoned, Goal::Settled)?;
+            if accept {
+                planned.arguments["accept_unrestored"] = json!(true);
+            }
+            planned
+        }
     })
 }
 

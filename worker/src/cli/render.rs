@@ -22,6 +22,22 @@ const TABLES: &[(&str, Columns)] = &[
     ("placed", &[("HOLD ID", "hold_id"), ("ON", "subject_kind"), ("SUBJECT", "subject_id"), ("STOPPED", "stopped")]),
     ("stores", &[("NAME", "name"), ("KIND", "kind"), ("TENANTS", "tenants"), ("BACKUPS", "backup_retention"), ("URL", "url")]),
     ("planes", &[("TENANT", "tenant"), ("NAME", "name"), ("STATE", "state"), ("PLANE ID", "plane_id")]),
+    (
+        "dependents",
+        &[("NAME", "name"), ("KIND", "kind"), ("CONTROL", "control"), ("SINCE", "added_at"), ("DEPENDENT ID", "dependent_id")],
+    ),
+    (
+        "suspended",
+        &[
+            ("SUSPENDED", "kind"),
+            ("WHICH", "what"),
+            ("WAS", "before.state"),
+            ("SINCE", "suspended_at"),
+            ("AFTER CANCEL", "outcome"),
+            ("ACCEPTED", "accepted_at"),
+            ("WHY", "note"),
+        ],
+    ),
     ("tokens", &[("PREFIX", "prefix"), ("STATUS", "status"), ("TOKEN ID", "token_id"), ("EXPIRES", "expires_at")]),
     ("usage", &[("KIND", "kind"), ("HOLDER", "holder"), ("USAGE ID", "usage_id"), ("UNTIL", "expires_at")]),
     (
@@ -245,7 +261,7 @@ fn status(document: &Json, out: &mut String) {
     for (name, text) in lines {
         out.push_str(&format!("{name:width$}  {text}\n"));
     }
-    for (table, of) in [("stores", offboarding), ("blocked_by", offboarding), ("holds", document)] {
+    for (table, of) in [("stores", offboarding), ("suspended", offboarding), ("blocked_by", offboarding), ("holds", document)] {
         if let Some(items) = of[table].as_array().filter(|items| !items.is_empty()) {
             out.push('\n');
             list(table, items, "", out);

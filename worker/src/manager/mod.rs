@@ -9,6 +9,7 @@ mod notices;
 mod perform;
 mod record;
 mod request;
+mod suspending;
 mod sweep;
 mod turn;
 mod witness;

@@ -116,7 +116,7 @@ impl KnowledgeLifecycleManager {
                 return Ok(StageOutcome::NotYet { until: None, refusal });
             }
         }
-        let context = self.context(claimed)?;
+        let context = self.context(claimed).await?;
         let handler = self.stages.get(context.run.step.stage());
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
     }
@@ -125,7 +125,7 @@ impl KnowledgeLifecycleManager {
         self.witness().await.map_err(|fault| fault.to_string())
     }
 
-    fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
+    async fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
         let Claimed { case, epoch, permit, .. } = claimed;
         let plane = &case.plane;
         let bound = case.bound().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
@@ -140,6 +140,7 @@ impl KnowledgeLifecycleManager {
             self.world.archive(plane, self.ledger.now()).map_err(|error| StageError::port("open the archive", error))?;
         let salt = case.offboarding.salt.clone().or_else(|| (case.run.step == Step::Restore).then_some(Salt([0; 32])));
         let limits = &self.config.archive;
+        let (dependents, suspensions) = self.suspended(case).await?;
         Ok(StageContext {
             run: RunRef {
                 id: case.run.id,
@@ -150,6 +151,9 @@ impl KnowledgeLifecycleManager {
             },
             facts: case.facts.clone(),
             stores,
+            dependents,
+            suspensions,
+            log: self.log(case, *epoch),
             archive,
             permit: permit.clone(),
             manifest: bound.manifest,

@@ -42,6 +42,8 @@ pub(super) struct Batch {
     pub(super) next: Vec<Case>,
     /// Purged planes with their offboardings: reduced to tombstones once everything else is written.
     purged: Vec<(Uuid, Uuid)>,
+    /// Offboardings whose stores were fenced.
+    fenced: Vec<Uuid>,
 }
 
 impl KnowledgeLifecycleManager {
@@ -82,6 +84,7 @@ impl KnowledgeLifecycleManager {
     pub(super) async fn write(&self, tx: &mut Tx, mut batch: Batch) -> Result<(), Fault> {
         batch.next.iter().for_each(|next| batch.changes.enqueue(next));
         tx.write(batch.changes).await?;
+        tx.keep_fences(&batch.fenced).await?;
         for (plane, offboarding) in batch.purged {
             tx.close_offboarding(offboarding, OffboardingStatus::Completed).await?;
             tx.entomb(plane, offboarding).await?;
@@ -193,7 +196,10 @@ impl KnowledgeLifecycleManager {
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
             Step::Deregister => {
-                if terms.grace_access == GraceAccess::None {
+                if terms.grace_access != GraceAccess::Full {
+                    batch.fenced.push(offboarding);
+                }
+                if terms.grace_access == GraceAccess::None && case.facts.tokens > 0 {
                     tx.suspend_tokens(case.plane.id, offboarding).await?;
                 }
                 let until = at + terms.grace;

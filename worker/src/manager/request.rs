@@ -4,8 +4,8 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use lethe_ledger::{
-    Actor, ApprovalStatus, Chain, Entry, EventType, Fault, Move, NewDeadline, NewOffboarding, NewRun, NoticeKind, Offboarding,
-    OffboardingStatus, Plane, Run, RunStatus, Settlement, Tenant, TenantStatus, Tx,
+    Actor, ApprovalStatus, Case, Chain, Entry, EventType, Fault, Move, NewDeadline, NewOffboarding, NewRun, NoticeKind,
+    Offboarding, OffboardingStatus, Plane, Run, RunStatus, Settlement, Tenant, TenantStatus, Tx,
 };
 use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, Refusal, Step, UsageKnown, canonical};
 use serde_json::json;
@@ -342,6 +342,9 @@ impl KnowledgeLifecycleManager {
         tx.settle(&case.run, &Settlement::Withdrawn).await?;
         // Whoever still works on it is out: its answer is stale, and stores that saw the new epoch refuse it.
         tx.raise_epoch(plane.id).await?;
+        if may_have_fenced(&case) {
+            tx.keep_fences(&[case.offboarding.id]).await?;
+        }
         let tokens_restored = tx.restore_tokens(plane.id, case.offboarding.id).await?;
         tx.close_offboarding(case.offboarding.id, OffboardingStatus::Cancelled).await?;
         let mut entry = about(&case, EventType::Cancelled, by, "knowledge.offboarding.cancel");
@@ -366,8 +369,23 @@ impl KnowledgeLifecycleManager {
 
     /// Lets a halted run go on, with its attempts reset; makes a plan anew that was denied, or that names other copies of the archive than
     /// are declared now, unless its purge has begun.
-    pub(crate) async fn retry(&self, tx: &mut Tx, plane: &Plane, reason: &str, by: &Actor) -> Decision<Run> {
+    pub(crate) async fn retry(
+        &self,
+        tx: &mut Tx,
+        plane: &Plane,
+        reason: &str,
+        accept_unrestored: bool,
+        by: &Actor,
+    ) -> Decision<Run> {
         let case = tx.open_case(plane.id).await?;
+        if accept_unrestored {
+            return self.accept_unrestored(tx, case, reason, by).await;
+        }
+        if case.is_none()
+            && let Some(again) = self.restore_again(tx, plane, reason, by).await?
+        {
+            return Ok(Ok(again));
+        }
         let outdated = |case: &lethe_ledger::Case| {
             let plan = case.offboarding.plan.as_ref();
             case.run.started_at.is_none() && plan.is_some_and(|plan| plan.archive_copies != self.archive_copies(case))
@@ -412,6 +430,51 @@ impl KnowledgeLifecycleManager {
         entry.evidence = json!({"run_id": case.run.id, "attempts_before": case.run.attempt, "new_plan_digest": plan_digest});
         tx.append(entry).await?;
         Ok(Ok(tx.open_run(plane.id).await?.unwrap_or(case.run)))
+    }
+}
+
+impl KnowledgeLifecycleManager {
+    /// Lets a restore that halted end without what it could not restore: it is tried once more, and what fails then is reported.
+    async fn accept_unrestored(&self, tx: &mut Tx, case: Option<Case>, reason: &str, by: &Actor) -> Decision<Run> {
+        let Some(case) = case.filter(|case| case.run.step == Step::Restore && case.run.status == RunStatus::Halted) else {
+            let message = "no restore of the plane is halted: --accept-unrestored ends one that cannot give everything back";
+            return Ok(Err(Refusal::new(Code::NothingHalted, message)));
+        };
+        let accepted = tx.accept_unrestored(case.offboarding.id).await?;
+        tx.retry_run(&case.run).await?;
+        let mut entry = about(&case, EventType::StageRetried, by, "knowledge.offboarding.retry");
+        entry.reason = Some(reason.to_owned());
+        entry.evidence = json!({"run_id": case.run.id, "attempts_before": case.run.attempt, "accepted_unrestored": accepted});
+        tx.append(entry).await?;
+        Ok(Ok(tx.open_run(case.plane.id).await?.unwrap_or(case.run)))
+    }
+
+    /// What was left unrestored with somebody's leave is tried again, now that the world may be another one. `None`: there is no such thing.
+    async fn restore_again(&self, tx: &mut Tx, plane: &Plane, reason: &str, by: &Actor) -> Result<Option<Run>, Fault> {
+        let left = match plane.state {
+            LifecycleState::Active => tx.unrestored_offboarding(plane.id).await?,
+            _ => None,
+        };
+        let Some(offboarding_id) = left else { return Ok(None) };
+        let reopened = tx.reopen_unrestored(offboarding_id).await?;
+        let (plane_id, tenant_id, due_at) = (plane.id, plane.tenant_id, tx.at());
+        tx.enqueue(NewRun { offboarding_id, plane_id, tenant_id, step: Step::Restore, due_at }).await?;
+        let Some(case) = tx.open_case(plane.id).await? else { return Ok(None) };
+        let mut entry = about(&case, EventType::StageRetried, by, "knowledge.offboarding.retry");
+        entry.reason = Some(reason.to_owned());
+        entry.evidence = json!({"run_id": case.run.id, "unrestored": reopened});
+        tx.append(entry).await?;
+        Ok(Some(case.run))
+    }
+}
+
+/// Whether a run of this offboarding may have closed stores by now, whatever is on record: one that began may have died in it.
+fn may_have_fenced(case: &Case) -> bool {
+    let full = case.offboarding.terms.grace_access == GraceAccess::Full;
+    match case.run.step {
+        Step::Deregister => !full && case.run.started_at.is_some(),
+        Step::Deactivate => !full || case.run.started_at.is_some(),
+        _ => !full,
     }
 }
 

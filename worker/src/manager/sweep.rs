@@ -4,6 +4,7 @@
 //! no longer stands, and delivers the notices that are due. If we die in it, the next one does the same.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::{File, TryLockError},
     path::PathBuf,
     sync::PoisonError,
@@ -11,7 +12,7 @@ use std::{
 
 use chrono::TimeDelta;
 use lethe_ledger::{
-    Actor, Approval, ApprovalStatus, Chain, Entry, EventType, Fault, Ledger, NewNotice, NoticeKind, Run, Settlement, Tx,
+    Actor, Approval, ApprovalStatus, Chain, Changes, Entry, EventType, Fault, Ledger, NewNotice, NoticeKind, Run, Settlement, Tx,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -93,10 +94,10 @@ fn is_dead(ledger: &Ledger, worker: &str) -> bool {
 }
 
 /// That an approval ends.
-fn ending(approval: &Approval) -> NewNotice {
+fn of_ending(approval: &Approval) -> NewNotice {
     NewNotice {
         kind: NoticeKind::ApprovalEnding,
-        tenant_id: None,
+        tenant_id: Some(approval.tenant_id),
         plane_id: Some(approval.plane_id),
         offboarding_id: Some(approval.offboarding_id),
         subject_id: Some(approval.id),
@@ -106,14 +107,21 @@ fn ending(approval: &Approval) -> NewNotice {
     }
 }
 
-/// Puts on record what became of an approval.
-async fn of_approval(tx: &mut Tx, approval: &Approval, event: EventType) -> Result<(), Fault> {
-    let plane = tx.plane(approval.plane_id).await?.ok_or(Fault::IncompleteEntry(vec!["plane"]))?;
-    let mut entry = Entry::new(Chain::Plane(plane.id), Some(plane.tenant_id), event, &Actor::system("sweep"), "sweep");
-    entry.offboarding_id = Some(approval.offboarding_id);
-    entry.evidence = json!({"approval_id": approval.id, "plan_digest": approval.plan_digest, "expires_at": approval.expires_at});
-    tx.append(entry).await?;
+/// Puts on record what became of approvals.
+async fn of_approvals(tx: &mut Tx, approvals: &[Approval], event: EventType) -> Result<(), Fault> {
+    for approval in approvals {
+        let chain = Chain::Plane(approval.plane_id);
+        let mut entry = Entry::new(chain, Some(approval.tenant_id), event, &Actor::system("sweep"), "sweep");
+        entry.offboarding_id = Some(approval.offboarding_id);
+        entry.evidence =
+            json!({"approval_id": approval.id, "plan_digest": approval.plan_digest, "expires_at": approval.expires_at});
+        tx.append(entry).await?;
+    }
     Ok(())
+}
+
+fn ids(approvals: &[Approval]) -> Vec<uuid::Uuid> {
+    approvals.iter().map(|approval| approval.id).collect()
 }
 
 impl KnowledgeLifecycleManager {
@@ -132,27 +140,26 @@ impl KnowledgeLifecycleManager {
             }
             // Everything at once and in order; what was found is asked again of what is locked.
             let soon = tx.at() + self.config.approval.remind_before.0;
-            let mut planes: Vec<_> = tx.expired_approvals().await?.iter().map(|approval| approval.plane_id).collect();
+            let mut planes: HashSet<_> = tx.expired_approvals().await?.iter().map(|approval| approval.plane_id).collect();
             planes.extend(tx.ending_approvals(soon).await?.iter().map(|approval| approval.plane_id));
             planes.extend(lost.iter().map(|run| run.plane_id));
-            tx.lock_planes(&planes).await?;
+            tx.lock_planes(&Vec::from_iter(planes.iter().copied())).await?;
             self.observe_clock(tx).await?;
-            for run in lost {
-                self.take_back(tx, &run, &mut report).await?;
-            }
-            for approval in tx.expired_approvals().await?.into_iter().filter(|approval| planes.contains(&approval.plane_id)) {
-                tx.end_approval(approval.id, ApprovalStatus::Expired).await?;
-                of_approval(tx, &approval, EventType::ApprovalExpired).await?;
-                report.approvals_expired += 1;
-            }
-            for approval in tx.ending_approvals(soon).await?.into_iter().filter(|approval| planes.contains(&approval.plane_id)) {
-                tx.reminded(approval.id).await?;
-                of_approval(tx, &approval, EventType::ApprovalEnding).await?;
-                self.announce(tx, ending(&approval)).await?;
+            self.take_back(tx, &lost, &mut report).await?;
+            let locked = |approval: &Approval| planes.contains(&approval.plane_id);
+            let expired: Vec<_> = tx.expired_approvals().await?.into_iter().filter(locked).collect();
+            tx.end_approvals(&ids(&expired), ApprovalStatus::Expired).await?;
+            of_approvals(tx, &expired, EventType::ApprovalExpired).await?;
+            report.approvals_expired = expired.len() as u64;
+            let ending: Vec<_> = tx.ending_approvals(soon).await?.into_iter().filter(locked).collect();
+            tx.reminded(&ids(&ending)).await?;
+            of_approvals(tx, &ending, EventType::ApprovalEnding).await?;
+            for approval in &ending {
+                self.announce(tx, of_ending(approval)).await?;
                 let (plane, until) = (approval.plane_id, approval.expires_at);
                 tracing::warn!(%plane, %until, "an approval ends soon, and its purge has not begun");
-                report.approvals_ending += 1;
             }
+            report.approvals_ending = ending.len() as u64;
             report.woken = woken + tx.wake_settled().await?;
             report.stalled = self.announce_stalled(tx).await?;
             Ok::<_, Fault>(report)
@@ -211,27 +218,38 @@ impl KnowledgeLifecycleManager {
         Ok(woken)
     }
 
-    async fn take_back(&self, tx: &mut Tx, run: &Run, report: &mut SweepReport) -> Result<(), Fault> {
-        let Some(case) = tx.cases(&[run.id]).await?.pop() else { return Ok(()) };
-        if case.run.status != run.status || case.run.epoch != run.epoch || case.run.lease_until != run.lease_until {
-            // Recorded, renewed or taken back meanwhile.
+    /// Takes runs back from workers that are lost: all of them by one write, whatever their number.
+    async fn take_back(&self, tx: &mut Tx, lost: &[Run], report: &mut SweepReport) -> Result<(), Fault> {
+        if lost.is_empty() {
             return Ok(());
         }
-        // The worker may be alive and slow: from now on it is out.
-        tx.raise_epoch(run.plane_id).await?;
-        let halted = run.interruptions + 1 >= self.config.queue.interruptions_max;
-        let mut entry = about(&case, EventType::StageInterrupted, &Actor::system("sweep"), "sweep");
-        entry.evidence =
-            json!({"run_id": run.id, "lost_by": run.lease_owner, "interruptions": run.interruptions + 1, "halted": halted});
-        tx.append(entry).await?;
-        let due_at = tx.at();
-        tx.settle(run, &Settlement::Interrupted { due_at }).await?;
-        report.interrupted += 1;
-        if halted {
-            let run = tx.cases(&[run.id]).await?.pop().ok_or(Fault::IncompleteEntry(vec!["run"]))?.run;
-            let message = format!("perform {}: the worker was lost {} times in it", run.step, run.interruptions);
-            tx.settle(&run, &Settlement::Halted { error: json!({"code": "CRASH_LOOP", "message": message}), attempts: 0 })
-                .await?;
+        let runs: Vec<_> = lost.iter().map(|run| run.id).collect();
+        let known: HashMap<_, _> = lost.iter().map(|run| (run.id, run)).collect();
+        let (mut changes, mut looping, due_at) = (Changes::default(), Vec::new(), tx.at());
+        for case in tx.cases(&runs).await? {
+            let run = known[&case.run.id];
+            if case.run.status != run.status || case.run.epoch != run.epoch || case.run.lease_until != run.lease_until {
+                // Recorded, renewed or taken back meanwhile.
+                continue;
+            }
+            // The worker may be alive and slow: from now on it is out.
+            changes.raise(case.plane.id, case.plane.epoch);
+            let halted = run.interruptions + 1 >= self.config.queue.interruptions_max;
+            let mut entry = about(&case, EventType::StageInterrupted, &Actor::system("sweep"), "sweep");
+            entry.evidence =
+                json!({"run_id": run.id, "lost_by": run.lease_owner, "interruptions": run.interruptions + 1, "halted": halted});
+            tx.append(entry).await?;
+            changes.settle(run, &Settlement::Interrupted { due_at });
+            report.interrupted += 1;
+            if halted {
+                looping.push(run.id);
+            }
+        }
+        tx.write(changes).await?;
+        for case in tx.cases(&looping).await? {
+            let message = format!("perform {}: the worker was lost {} times in it", case.run.step, case.run.interruptions);
+            let error = json!({"code": "CRASH_LOOP", "message": message});
+            tx.settle(&case.run, &Settlement::Halted { error, attempts: 0 }).await?;
             self.announce(tx, of_halt(&case, "CRASH_LOOP", tx.at())).await?;
             report.halted += 1;
         }

@@ -3,7 +3,12 @@
 //! The rule: a decision is on the plan as it stands under lock, to the byte. A denial is final for its plan. How many approvals it takes,
 //! and whose, the gate says. If we die in it, nothing was decided.
 
-use lethe_ledger::{Approval, ApprovalStatus, Assurance, Chain, Entry, EventType, NewApproval, Offboarding, Tx};
+use std::collections::HashMap;
+
+use chrono::DateTime;
+use lethe_ledger::{
+    Approval, ApprovalStatus, Assurance, AwaitingPlace, Chain, Entry, EventType, Listed, NewApproval, Offboarding, Tx,
+};
 use lethe_stages::{Code, LifecycleState, Refusal, canonical};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -234,12 +239,32 @@ struct List {
     /// Only what waits for the caller.
     #[serde(default)]
     mine: bool,
+    /// Most plans, and most decisions, of one answer.
+    #[serde(default)]
+    limit: Option<i64>,
+    /// Where an earlier answer ended: its `next`.
+    #[serde(default)]
+    after: Option<String>,
 }
 
-/// Decisions so far, planes whose plan waits for one, and reviews that are owed.
+const LIMIT: i64 = 100;
+const LIMIT_MAX: i64 = 1000;
+/// Plans that one answer looks at; many of them may be approved already.
+const LOOKED_MAX: usize = 1000;
+
+fn place(after: Option<&String>) -> Result<AwaitingPlace, Refusal> {
+    let Some(text) = after else { return Ok(AwaitingPlace::BEGINNING) };
+    let read = || {
+        let (us, id) = text.split_once('-')?;
+        Some(AwaitingPlace(DateTime::from_timestamp_micros(us.parse().ok()?)?, id.parse().ok()?))
+    };
+    read().ok_or_else(|| Refusal::new(Code::InvalidArgument, format!("--after: `{text}` is not the `next` of an answer")))
+}
+
+/// Decisions so far, planes whose plan waits for one, and reviews that are owed. The plans whose retention ends first stand first.
 pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
     let args: List = arguments(call)?;
-    let only = match &args.plane {
+    let plane = match &args.plane {
         Some(plane) => Some(lookup::plane(tx, call, plane).await?.plane.id),
         None => None,
     };
@@ -247,33 +272,59 @@ pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
         Some(name) => Some(lookup::tenant(tx, call, name).await?.id),
         None => None,
     };
+    let limit = args.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Refusal::new(Code::InvalidArgument, format!("--limit: {limit} is not between 1 and {LIMIT_MAX}")).into());
+    }
     let me = call.actor.to_string();
-    let planes = tx.planes(tenant, None).await?;
-    let visible = |id: uuid::Uuid| only.is_none_or(|only| only == id) && planes.iter().any(|plane| plane.id == id);
-    let mut approvals: Vec<_> = tx.approvals(None).await?.into_iter().filter(|approval| visible(approval.plane_id)).collect();
-    let mut waiting = Vec::new();
-    for plane in planes.iter().filter(|plane| plane.state == LifecycleState::Archived && visible(plane.id)) {
-        let Some(case) = tx.open_case(plane.id).await? else { continue };
-        let open = &case.offboarding;
-        let Some(plan) = open.plan.as_ref().filter(|_| open.closed_at.is_none() && !case.facts.denied) else { continue };
-        let given = case.given.iter().any(|given| given.by == me);
-        let Some(missing) = app.manager.gate.approved(&case).err() else { continue };
-        if args.mine && (open.terms.requested_by == me || given) {
-            continue;
+    let which = Listed { tenant, plane, by: args.mine.then_some(me.as_str()), limit };
+    let mut approvals = tx.latest_approvals(&Listed { limit: limit + 1, ..which }).await?;
+    let more = approvals.len() as i64 > limit;
+    approvals.drain(..usize::from(more));
+    let (waiting, next) = waiting(app, tx, &which, place(args.after.as_ref())?).await?;
+    let mut reviews = Vec::new();
+    for broken in tx.open_reviews().await? {
+        let hidden = plane.is_some_and(|plane| plane != broken.plane_id) || args.mine && broken.broken_by == me;
+        let others = tenant.is_some() && tx.plane(broken.plane_id).await?.map(|plane| plane.tenant_id) != tenant;
+        if !hidden && !others {
+            reviews.push(broken);
         }
-        waiting.push(json!({
-            "plane_id": plane.id, "offboarding_id": open.id, "plan_digest": open.plan_digest, "plan": plan,
-            "text": args.mine.then(|| plan.text()),
-            "requested_by": open.terms.requested_by, "retention_until": open.retention_until,
-            "approved_by": case.given.iter().map(|given| given.by.clone()).collect::<Vec<_>>(), "missing": missing.message,
-        }));
     }
-    let owed = |by: &str| !args.mine || by != me;
-    let reviews: Vec<_> =
-        tx.open_reviews().await?.into_iter().filter(|broken| visible(broken.plane_id) && owed(&broken.broken_by)).collect();
-    if args.mine {
-        // Of the decisions, those that the caller made and that still stand.
-        approvals.retain(|approval| approval.approved_by == me && approval.status == ApprovalStatus::Granted);
+    let mut shown = json!({"approvals": approvals, "waiting": waiting, "reviews": reviews});
+    if more {
+        shown["earlier_approvals"] = json!("left out: a larger --limit, or one plane, shows them");
     }
-    Ok(json!({"approvals": approvals, "waiting": waiting, "reviews": reviews}))
+    if let Some(AwaitingPlace(until, id)) = next {
+        shown["next"] = json!(format!("{}-{id}", until.timestamp_micros()));
+    }
+    Ok(shown)
+}
+
+/// Plans that wait for a decision, from a place in their list on, and where to go on; `None`: there are no more.
+async fn waiting(
+    app: &App,
+    tx: &mut Tx,
+    which: &Listed<'_>,
+    mut place: AwaitingPlace,
+) -> Result<(Vec<Json>, Option<AwaitingPlace>), Stop> {
+    let (mut waiting, mut looked) = (Vec::new(), 0);
+    while (waiting.len() as i64) < which.limit && looked < LOOKED_MAX {
+        let page = tx.awaiting(&Listed { limit: which.limit - waiting.len() as i64, ..*which }, place).await?;
+        let Some((_, last)) = page.last() else { return Ok((waiting, None)) };
+        (place, looked) = (*last, looked + page.len());
+        let runs: Vec<_> = page.iter().map(|(run, _)| *run).collect();
+        let cases: HashMap<_, _> = tx.cases(&runs).await?.into_iter().map(|case| (case.run.id, case)).collect();
+        for case in runs.iter().filter_map(|run| cases.get(run)) {
+            let open = &case.offboarding;
+            let Some(plan) = &open.plan else { continue };
+            let Some(missing) = app.manager.gate.approved(case).err() else { continue };
+            waiting.push(json!({
+                "plane_id": case.plane.id, "offboarding_id": open.id, "plan_digest": open.plan_digest, "plan": plan,
+                "text": which.by.map(|_| plan.text()),
+                "requested_by": open.terms.requested_by, "retention_until": open.retention_until,
+                "approved_by": case.given.iter().map(|given| given.by.clone()).collect::<Vec<_>>(), "missing": missing.message,
+            }));
+        }
+    }
+    Ok((waiting, Some(place)))
 }

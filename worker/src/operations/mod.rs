@@ -12,6 +12,7 @@ mod audit;
 mod authority;
 mod conform;
 mod control;
+mod dependents;
 mod dispatch;
 mod due;
 mod exceptions;
@@ -131,6 +132,9 @@ operations! {
     "knowledge.plane.register" write ANYBODY Register planes::register, after planes::check_bindings;
     "knowledge.plane.list" read ANYBODY Read planes::list;
     "knowledge.plane.show" read ANYBODY Read planes::show;
+    "knowledge.dependent.add" write ANYBODY Register dependents::add;
+    "knowledge.dependent.list" read ANYBODY Read dependents::list;
+    "knowledge.dependent.remove" write ANYBODY Register dependents::remove;
     "knowledge.token.issue" write ANYBODY Register access::issue_token;
     "knowledge.token.list" read ANYBODY Read access::list_tokens;
     "knowledge.token.revoke" write ANYBODY Register access::revoke_token;

@@ -132,11 +132,21 @@ pub(super) async fn cancel(app: &App, tx: &mut Tx, call: &Call, _prepared: Json)
     Ok(shown)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    plane: String,
+    reason: String,
+    /// Lets a halted restore end without what it cannot give back.
+    #[serde(default)]
+    accept_unrestored: bool,
+}
+
 pub(super) async fn retry(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
-    let args: Reasoned = arguments(call)?;
+    let args: Retry = arguments(call)?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     said("--reason", &args.reason).map_err(|stop| on_plane(&found, stop))?;
-    let retried = app.manager.retry(tx, &found.plane, &args.reason, &call.actor).await?;
+    let retried = app.manager.retry(tx, &found.plane, &args.reason, args.accept_unrestored, &call.actor).await?;
     retried.map_err(|refusal| found.refuse(refusal))?;
     super::status::of(app, tx, &found).await
 }

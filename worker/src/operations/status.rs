@@ -49,6 +49,7 @@ pub(super) async fn of(app: &App, tx: &mut Tx, found: &Found) -> Outcome {
         "deadline": deadline,
         "plan_digest": offboarding.plan_digest, "plan": offboarding.plan,
         "stores": stores(app, tx, &offboarding, &runs).await?,
+        "suspended": suspended(tx, &offboarding).await?,
         "blocked_by": blocked_by,
         "next": next(&plane.id.to_string(), plane.state, last),
     });
@@ -125,6 +126,34 @@ async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run])
     Ok(shown)
 }
 
+/// What the offboarding suspended, and what became of each after a cancel: tokens by number, everything else one by one.
+async fn suspended(tx: &mut Tx, offboarding: &Offboarding) -> Result<Vec<Json>, Stop> {
+    let mut shown = Vec::new();
+    for tokens in tx.suspended_tokens(offboarding.id).await? {
+        shown.push(json!({"kind": "token", "what": format!("{} token(s)", tokens.number), "outcome": tokens.outcome}));
+    }
+    let rows = tx.suspensions(offboarding.id).await?;
+    if rows.is_empty() {
+        return Ok(shown);
+    }
+    let bindings = tx.bindings(offboarding.terms.plane_id).await?;
+    let dependents = tx.suspended_dependents(offboarding.id).await?;
+    for row in rows {
+        let value = row.as_value();
+        let binding = value.binding().and_then(|binding| bindings.get(binding));
+        let dependent = dependents.iter().find(|dependent| dependent.id.to_string() == row.what);
+        let what = match (binding, dependent) {
+            (Some(binding), _) => format!("{} {}", binding.store, binding.resource),
+            (None, Some(dependent)) => dependent.name.clone().unwrap_or_else(|| row.what.clone()),
+            (None, None) => row.what.clone(),
+        };
+        let mut shown_row = json!(row);
+        shown_row["what"] = json!(what);
+        shown.push(shown_row);
+    }
+    Ok(shown)
+}
+
 /// The next command to type.
 pub(super) fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Option<String> {
     let run = run?;
@@ -132,6 +161,9 @@ pub(super) fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Opt
         (RunStatus::Halted, LifecycleState::PendingDeactivate) => {
             Some(format!("lethe offboarding retry {plane} --reason …   (or: lethe offboarding cancel {plane} --reason …)"))
         }
+        (RunStatus::Halted, _) if run.step == Step::Restore => Some(format!(
+            "lethe offboarding retry {plane} --reason …   (or, without what cannot be restored: --accept-unrestored)"
+        )),
         (RunStatus::Halted, _) => Some(format!("lethe offboarding retry {plane} --reason …")),
         (RunStatus::Parked, _) => match run.waits_for.as_deref() {
             Some("APPROVAL_REQUIRED" | "APPROVAL_EXPIRED" | "APPROVALS_TOO_FEW") => {
