@@ -135,6 +135,7 @@ fn every_verb_that_destroys_takes_a_permit() {
         "unfence",
         "state",
         "prove_empty",
+        "look_again",
         "prefix",
         "probe",
         "write_part",

@@ -18,7 +18,7 @@ pub mod record;
 pub mod refusal;
 
 pub use contract::{
-    Evidence, Facts, Limits, RunRef, StageContext, StageError, StageHandler, StageOutcome, StageRegistry, UsageKnown,
+    Evidence, Facts, Keep, Limits, RunRef, StageContext, StageError, StageHandler, StageOutcome, StageRegistry, UsageKnown,
 };
 pub use lifecycle::{EvictMode, GraceAccess, Ground, LifecycleState, PLAN, PLAN_VERSION, Stage, Step};
 pub use permit::Permit;
