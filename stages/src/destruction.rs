@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -23,8 +22,6 @@ pub struct Attested {
     pub attestation_id: Uuid,
     /// `sha256:` of what they based it on.
     pub evidence_sha256: String,
-    /// When the second of them confirmed it.
-    pub at: DateTime<Utc>,
 }
 
 /// What is destroyed of one binding.
@@ -107,11 +104,10 @@ impl DestructionPlan {
         for store in &self.stores {
             if let Some(attested) = &store.attested {
                 item(&format!(
-                    "in store {}, {} (scope {}): NOTHING, AND NOTHING IS VERIFIED: attested gone at {}, attestation {}, evidence {}",
+                    "in store {}, {} (scope {}): NOTHING, AND NOTHING IS VERIFIED: attested gone, attestation {}, evidence {}",
                     store.store,
                     store.resource,
                     store.scope_digest,
-                    attested.at.to_rfc3339(),
                     attested.attestation_id,
                     attested.evidence_sha256
                 ));
@@ -180,8 +176,8 @@ mod tests {
             |plan| plan.stores[0].scope_digest.push('x'),
             |plan| plan.stores[0].records = 0,
             |plan| {
-                let (attestation_id, at) = (Uuid::nil(), DateTime::UNIX_EPOCH);
-                plan.stores[0].attested = Some(Attested { attestation_id, evidence_sha256: "sha256:cc".into(), at });
+                let attestation_id = Uuid::nil();
+                plan.stores[0].attested = Some(Attested { attestation_id, evidence_sha256: "sha256:cc".into() });
             },
             |plan| plan.archive_prefix.push('x'),
             |plan| plan.archive_copies.clear(),

@@ -6,6 +6,7 @@
 mod claim;
 mod keeping;
 mod perform;
+pub(crate) mod probe;
 mod record;
 mod request;
 mod sweep;
@@ -15,6 +16,7 @@ mod witness;
 pub use claim::Claimed;
 pub use keeping::ArchiveAnswer;
 pub use perform::{Finished, ProgressBoard};
+pub use probe::ProbeReport;
 pub use record::RecordResult;
 pub use request::{Cancelled, Requested, Terms};
 pub use sweep::{SweepReport, WorkerLock};

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 #[cfg(debug_assertions)]
 use super::turn::are_as_read;
-use super::{Finished, KnowledgeLifecycleManager, about};
+use super::{Finished, KnowledgeLifecycleManager, about, probe::Purged};
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub(super) struct Batch {
     pub(super) changes: Changes,
     /// The runs that follow, each with the facts as they will be.
     pub(super) next: Vec<Case>,
-    /// Purged planes with their offboardings: reduced to tombstones once everything else is written.
-    purged: Vec<(Uuid, Uuid)>,
+    /// Purged planes: reduced to tombstones once everything else is written.
+    purged: Vec<Purged>,
 }
 
 impl KnowledgeLifecycleManager {
@@ -78,9 +78,10 @@ impl KnowledgeLifecycleManager {
     pub(super) async fn write(&self, tx: &mut Tx, mut batch: Batch) -> Result<(), Fault> {
         batch.next.iter().for_each(|next| batch.changes.enqueue(next));
         tx.write(batch.changes).await?;
-        for (plane, offboarding) in batch.purged {
-            tx.close_offboarding(offboarding, OffboardingStatus::Completed).await?;
-            tx.entomb(plane, offboarding).await?;
+        for purged in batch.purged {
+            self.plan_probes(tx, &purged).await?;
+            tx.close_offboarding(purged.offboarding_id, OffboardingStatus::Completed).await?;
+            tx.entomb(purged.plane_id, purged.offboarding_id).await?;
         }
         Ok(())
     }
@@ -147,7 +148,7 @@ impl KnowledgeLifecycleManager {
     }
 
     /// 30 s doubling, varied by ±20 %, at most an hour: as configured. `draw` is a random number.
-    fn backoff(&self, attempt: i64, draw: u64) -> TimeDelta {
+    pub(super) fn backoff(&self, attempt: i64, draw: u64) -> TimeDelta {
         let queue = &self.config.queue;
         let (first, max) = (queue.backoff_first.0.num_milliseconds().max(0), queue.backoff_max.0.num_milliseconds());
         let delay = first.saturating_mul(1 << (attempt - 1).clamp(0, 20)).min(max);
@@ -174,7 +175,11 @@ impl KnowledgeLifecycleManager {
 
     /// The step is done: what follows from it, in the same transaction.
     async fn complete(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
-        self.completed(tx, batch, case, &done.evidence, actor).await?;
+        let evidence = match case.run.step {
+            Step::Purge => self.with_probes(tx, &done.evidence),
+            _ => done.evidence.clone(),
+        };
+        self.completed(tx, batch, case, &evidence, actor).await?;
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
             Step::Deregister => {
@@ -215,7 +220,7 @@ impl KnowledgeLifecycleManager {
             }
             Step::Purge => {
                 self.transition(tx, batch, case, LifecycleState::Purged, actor).await?;
-                batch.purged.push((case.plane.id, offboarding));
+                batch.purged.push(Purged::of(case, &done.known)?);
             }
             Step::Restore => {}
         }
@@ -281,6 +286,7 @@ impl KnowledgeLifecycleManager {
             resource: store.resource.clone(),
             scope_digest: binding.scope_digest(),
             records: if evict == EvictMode::AtPurge { store.rows } else { 0 },
+            attested: binding.attested(),
         });
         Ok(DestructionPlan {
             schema_version: DESTRUCTION_PLAN_SCHEMA,

@@ -116,7 +116,11 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
                     json!({"approval_id": standing.id, "plan_digest": standing.plan_digest, "expires_at": standing.expires_at});
                 tx.append(entry).await?;
             }
-            ApprovalStatus::Granted | ApprovalStatus::Consumed if standing.approved_by == by => {
+            // One that a purge has begun under releases the plan it was given for, and no later one.
+            ApprovalStatus::Granted | ApprovalStatus::Consumed
+                if standing.approved_by == by
+                    && (standing.status == ApprovalStatus::Granted || standing.plan_digest == plan_digest) =>
+            {
                 let message = format!("{by} approved it already: `lethe approval withdraw` takes that back");
                 return Err(found.refuse(Refusal::new(Code::ApprovalExists, message)));
             }
@@ -256,7 +260,8 @@ pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
         let Some(case) = tx.open_case(plane.id).await? else { continue };
         let open = &case.offboarding;
         let Some(plan) = open.plan.as_ref().filter(|_| open.closed_at.is_none() && !case.facts.denied) else { continue };
-        let given = case.given.iter().any(|given| given.by == me);
+        let on_this = |digest: &str| open.plan_digest.as_deref() == Some(digest);
+        let given = case.facts.approvals.iter().any(|given| given.by == me && on_this(&given.plan_digest));
         let Some(missing) = app.manager.gate.approved(&case).err() else { continue };
         if args.mine && (open.terms.requested_by == me || given) {
             continue;
