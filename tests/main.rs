@@ -32,6 +32,7 @@ mod laws;
 mod locks;
 mod mistakes;
 mod model;
+mod nothing_comes_back;
 mod outside;
 mod parquet;
 mod path;

@@ -24,6 +24,7 @@ mod holds;
 mod idempotence;
 mod mistakes;
 mod model;
+mod nothing_comes_back;
 mod parquet;
 mod path;
 mod pause;

@@ -170,7 +170,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { part: PageLimit { rows_max: 20_000, bytes_max: 16 << 20 }, erase_rows_max: 2_000, samples_max: 16, keep: Keep::None }
+        Self {
+            part: PageLimit { rows_max: 20_000, bytes_max: 16 << 20 },
+            erase_rows_max: 2_000,
+            samples_max: 16,
+            keep: Keep::None,
+        }
     }
 }
 

@@ -105,11 +105,7 @@ impl DestructionPlan {
             if let Some(attested) = &store.attested {
                 item(&format!(
                     "in store {}, {} (scope {}): NOTHING, AND NOTHING IS VERIFIED: attested gone, attestation {}, evidence {}",
-                    store.store,
-                    store.resource,
-                    store.scope_digest,
-                    attested.attestation_id,
-                    attested.evidence_sha256
+                    store.store, store.resource, store.scope_digest, attested.attestation_id, attested.evidence_sha256
                 ));
                 continue;
             }

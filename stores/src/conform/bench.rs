@@ -394,11 +394,8 @@ impl<'a> Bench<'a> {
     async fn look_again(&self) -> Result<Recurrence, String> {
         let salt = Salt([9; 32]);
         let vector = |record: &Record| self.embedding.and_then(|column| KnownVector::of(&record.values[column]));
-        let known = |record: &Record| Known {
-            key: record.key.clone(),
-            digest: record.digest(Some(&salt)),
-            vector: vector(record),
-        };
+        let known =
+            |record: &Record| Known { key: record.key.clone(), digest: record.digest(Some(&salt)), vector: vector(record) };
         let known: Vec<_> = self.known.iter().map(known).collect();
         self.store.look_again(&known, &salt).await.map_err(failed)
     }

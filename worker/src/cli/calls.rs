@@ -10,8 +10,8 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, FindingCommand,
-        HoldCommand, LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
-        TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        HoldCommand, LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs,
+        ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},

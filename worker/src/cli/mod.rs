@@ -249,9 +249,9 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
         print_plan(document);
         return Ok(ExitCode::SUCCESS);
     }
-    let broken =
-        ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken") || document["ledger"] == "suspect"
-            || (operation == "knowledge.probe.run" && document["status"] != "clean");
+    let broken = ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken")
+        || document["ledger"] == "suspect"
+        || (operation == "knowledge.probe.run" && document["status"] != "clean");
     print(global, operation, document);
     Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

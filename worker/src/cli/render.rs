@@ -273,11 +273,8 @@ fn came_back(seen: &Json) -> String {
     for store in seen["stores"].as_array().into_iter().flatten() {
         let count = |field: &str| store["seen"][field].as_u64().unwrap_or(0);
         let there = [("record(s)", "remaining"), ("known key(s)", "keys_found"), ("known vector(s)", "vectors_found")];
-        let mut parts: Vec<_> = there
-            .iter()
-            .filter(|(_, field)| count(field) > 0)
-            .map(|(what, field)| format!("{} {what}", count(field)))
-            .collect();
+        let mut parts: Vec<_> =
+            there.iter().filter(|(_, field)| count(field) > 0).map(|(what, field)| format!("{} {what}", count(field))).collect();
         if let Some(fence @ ("missing" | "outdated")) = store["seen"]["fence"].as_str() {
             parts.push(format!("the fence was {fence}"));
         }

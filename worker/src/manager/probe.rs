@@ -105,8 +105,7 @@ impl KnowledgeLifecycleManager {
         tx.keep_probe_scope(plane_id, &ProbeScope { archive_url: purged.archive_url.clone(), salt, scopes }).await?;
         for after in after {
             let due_at = tx.at() + after.0;
-            let new =
-                NewProbe { offboarding_id, plane_id, tenant_id, cause: ProbeCause::Planned, requested_by: None, due_at };
+            let new = NewProbe { offboarding_id, plane_id, tenant_id, cause: ProbeCause::Planned, requested_by: None, due_at };
             tx.plan_probe(&new).await?;
         }
         Ok(())
@@ -392,4 +391,3 @@ pub(crate) fn about(probe: &Probe, event_type: EventType, actor: &Actor, decisio
 fn passes(error: &PortError) -> bool {
     matches!(error, PortError::Transient(_))
 }
-

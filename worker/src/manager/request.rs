@@ -325,7 +325,9 @@ impl KnowledgeLifecycleManager {
         by: &Actor,
         owner: &str,
     ) -> Result<Option<String>, Fault> {
-        let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?) else { return Ok(None) };
+        let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?) else {
+            return Ok(None);
+        };
         let Some(manifest) = &archive.manifest else { return Ok(None) };
         let anew = self.plan(case, manifest, &archive.prefix, plan.revision + 1)?;
         tx.set_plan(&anew).await?;

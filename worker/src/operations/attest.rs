@@ -4,9 +4,7 @@
 //! and one store at a time. What is attested is not verified, and the destruction plan, the purge's evidence and the trail say so. An
 //! attestation changes the plan, so it is approved anew. If we die in it, nothing was decided.
 
-use lethe_ledger::{
-    Attestation, Binding, Chain, Entry, EventType, NewAttestation, Offboarding, RunStatus, Tx,
-};
+use lethe_ledger::{Attestation, Binding, Chain, Entry, EventType, NewAttestation, Offboarding, RunStatus, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal, Step, canonical, ports::PortError};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -188,7 +186,8 @@ pub(super) async fn confirm(app: &App, tx: &mut Tx, call: &Call, prepared: Json)
     let mut document = json!(tx.attestation(attestation.id).await?);
     document["plan_digest"] = json!(plan_digest);
     if plan_digest.is_some() {
-        document["next"] = json!(format!("the plan has changed, and is approved anew: lethe approval grant {} --reason …", found.plane.id));
+        document["next"] =
+            json!(format!("the plan has changed, and is approved anew: lethe approval grant {} --reason …", found.plane.id));
     }
     Ok(document)
 }

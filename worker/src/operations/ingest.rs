@@ -99,7 +99,8 @@ pub(super) async fn check_scope(_app: &App, tx: &mut Tx, call: &Call, prepared: 
     let store = tx.store(&args.store).await?.ok_or_else(|| store_unknown(&args.store))?;
     let planes = tx.planes_of_scope(store.id, &resource, &plane_column, &value_digest).await?;
     if planes.is_empty() {
-        let message = format!("no plane is bound to this scope of store {}: register one, or mend the scope's spelling", args.store);
+        let message =
+            format!("no plane is bound to this scope of store {}: register one, or mend the scope's spelling", args.store);
         return Err(Refusal::new(Code::PlaneUnknown, message).into());
     }
     let mut allowed = Vec::with_capacity(planes.len());

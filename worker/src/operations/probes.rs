@@ -27,7 +27,9 @@ pub(super) async fn run(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
         return refuse(format!("the plane is {}: probes ask after what was purged", found.plane.state));
     }
     if tx.probe_scope(found.plane.id).await?.is_none() {
-        return refuse("nothing is kept by which this plane could be looked for: its last probe came back clean, or none was planned".into());
+        return refuse(
+            "nothing is kept by which this plane could be looked for: its last probe came back clean, or none was planned".into(),
+        );
     }
     let Some(purged) = tx.offboardings_of(found.plane.id).await?.into_iter().next() else {
         return refuse("the plane was purged by no offboarding that this ledger knows".into());
@@ -169,7 +171,9 @@ fn shown(finding: &Finding) -> Json {
 fn next(finding: &Finding) -> String {
     match finding.clean_at {
         None => format!("remove what came back, then: lethe probe run {}", finding.plane_id),
-        Some(_) => format!("lethe finding close {} --reason …   (by somebody other than who requested the offboarding)", finding.id),
+        Some(_) => {
+            format!("lethe finding close {} --reason …   (by somebody other than who requested the offboarding)", finding.id)
+        }
     }
 }
 
