@@ -164,17 +164,19 @@ fn probe(row: &Row) -> Result<Probe, Fault> {
     })
 }
 
-/// What is due and nobody paused; `$1` is the instant, `$4` how many, `$5` a plane or NULL.
+/// What is due and nobody paused; `$1` is the instant, `$4` how many, `$5` a plane or NULL. On PostgreSQL the list is made once: as a join
+/// it could be made again for each row, and lock more than were asked for.
 macro_rules! claim {
-    ($plane:literal, $limit:literal, $lock:literal) => {
+    ($which:literal, $plane:literal, $limit:literal, $end:literal) => {
         concat!(
-            "UPDATE probes SET status = 'running', lease_owner = $2, lease_until = $3, epoch = epoch + 1 WHERE id IN (
-                SELECT p.id FROM probes p WHERE p.status = 'queued' AND p.due_at <= $1 AND ",
+            "UPDATE probes SET status = 'running', lease_owner = $2, lease_until = $3, epoch = epoch + 1 WHERE id ",
+            $which,
+            "(SELECT p.id FROM probes p WHERE p.status = 'queued' AND p.due_at <= $1 AND ",
             $plane,
             " AND NOT EXISTS (SELECT 1 FROM pauses s WHERE s.scope IN ('all', 'tenant:' || p.tenant_id)) ORDER BY p.due_at LIMIT ",
             $limit,
-            $lock,
-            ") RETURNING *"
+            $end,
+            " RETURNING *"
         )
     };
 }
@@ -184,8 +186,8 @@ statements! {
         "INSERT INTO probes (id, offboarding_id, plane_id, tenant_id, cause, requested_by, status, due_at)
          VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7)";
     CLAIM = "claim probes",
-        claim!("($5 IS NULL OR p.plane_id = $5)", "CAST($4 AS INTEGER)", ""),
-        claim!("($5::uuid IS NULL OR p.plane_id = $5)", "$4", " FOR UPDATE SKIP LOCKED");
+        claim!("IN ", "($5 IS NULL OR p.plane_id = $5)", "CAST($4 AS INTEGER)", ")"),
+        claim!("= ANY(ARRAY", "($5::uuid IS NULL OR p.plane_id = $5)", "$4", " FOR UPDATE SKIP LOCKED))");
     ANY_DUE = "look for probes that are due",
         "SELECT 1 WHERE EXISTS (SELECT 1 FROM probes WHERE status = 'queued' AND due_at <= $1)
             OR EXISTS (SELECT 1 FROM probes WHERE status = 'running' AND lease_until <= $1)";

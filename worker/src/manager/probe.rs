@@ -4,7 +4,10 @@
 //! again that is gone. Whatever it finds opens the plane's case again, and nothing but a clean probe lets it be closed. If we die in it,
 //! its lease runs out and it is asked again.
 
+use std::panic::AssertUnwindSafe;
+
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use lethe_ledger::{
     Actor, Binding, Case, Chain, Entry, EventType, Fault, Finding, Lease, NewProbe, Plane, Probe, ProbeAnswer, ProbeCause,
     ProbeScope, ProbeStatus, Tx,
@@ -177,8 +180,15 @@ impl KnowledgeLifecycleManager {
         }
     }
 
-    /// Asks the stores and the archive. No transaction is open.
+    /// Asks the stores and the archive. No transaction is open. A driver that panics could not be asked.
     pub async fn perform_probe(&self, probe: &Probe) -> ProbeAnswer {
+        match AssertUnwindSafe(self.ask(probe)).catch_unwind().await {
+            Ok(answer) => answer,
+            Err(_) => self.not_asked(probe, &[(true, "ask the stores and the archive: a driver panicked".into())]),
+        }
+    }
+
+    async fn ask(&self, probe: &Probe) -> ProbeAnswer {
         let question = match self.question(probe).await {
             Ok(Some(question)) => question,
             Ok(None) => {

@@ -48,10 +48,16 @@ async fn bound(tx: &mut Tx, found: &Found, store: &str) -> Result<Vec<Binding>, 
     }
     let mut bindings = tx.bindings(found.plane.id).await?;
     // Once it is purged, the mapping stands with its probes.
-    if let Some(scope) = tx.probe_scope(found.plane.id).await? {
-        for (place, binding) in bindings.iter_mut().enumerate() {
-            binding.mapping = Some(scope.scopes[place]["mapping"].clone());
+    match tx.probe_scope(found.plane.id).await? {
+        Some(scope) => {
+            for (place, binding) in bindings.iter_mut().enumerate() {
+                binding.mapping = Some(scope.scopes[place]["mapping"].clone());
+            }
         }
+        None if found.plane.state == LifecycleState::Purged => {
+            return Err(cannot(found, "the plane was purged and no probe is to come: nothing waits for the store".into()));
+        }
+        None => {}
     }
     bindings.retain(|binding| binding.store == store);
     match bindings.first() {

@@ -289,6 +289,6 @@ pub(super) async fn shown(tx: &mut Tx, tenant: &str, plane: &Plane) -> Outcome {
         "mapping": binding.mapping, "scope_digest": binding.scope_digest()}))
             .collect::<Vec<_>>()
     );
-    super::probes::of_plane(tx, plane.id, &mut shown).await?;
+    super::probes::of_plane(tx, plane, &mut shown).await?;
     Ok(shown)
 }

@@ -4,7 +4,7 @@
 //! somebody asked for and that found nothing, or by somebody other than who requested the offboarding, after a probe that found nothing.
 //! If we die in it, nothing was decided.
 
-use lethe_ledger::{Chain, Entry, EventType, Finding, NewProbe, Offboarding, ProbeCause, ProbeFilter, Tx};
+use lethe_ledger::{Chain, Entry, EventType, Finding, NewProbe, Offboarding, Plane, ProbeCause, ProbeFilter, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -178,7 +178,11 @@ fn next(finding: &Finding) -> String {
 }
 
 /// What a status says of a purged plane's probes and of what came back; nothing of one that was never probed.
-pub(super) async fn of_plane(tx: &mut Tx, plane: Uuid, document: &mut Json) -> Result<(), Stop> {
+pub(super) async fn of_plane(tx: &mut Tx, plane: &Plane, document: &mut Json) -> Result<(), Stop> {
+    if !matches!(plane.state, LifecycleState::Archived | LifecycleState::Purged) {
+        return Ok(());
+    }
+    let plane = plane.id;
     let probes = tx.probes(&ProbeFilter { plane_id: Some(plane), ..ProbeFilter::default() }).await?;
     let finding = tx.open_finding_of(plane).await?;
     if !probes.is_empty() {
