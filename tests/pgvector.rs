@@ -309,7 +309,8 @@ async fn records_put_back_past_the_guard_are_found_by_count_by_key_and_by_vector
     db.chunks("kb.chunks", false, &[("p1", 12), ("p2", 20)]).await;
     db.register(&world).await;
     let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
-    db.as_admin("CREATE TABLE public.kept AS SELECT * FROM kb.chunks WHERE plane = 'p1'").await.expect("a backup");
+    let backup = "CREATE TABLE public.kept AS SELECT * FROM kb.chunks WHERE plane = 'p1'; GRANT SELECT ON public.kept TO PUBLIC";
+    db.as_admin(backup).await.expect("a backup");
     world.purged(&plane).await;
     let columns = "body, meta, score, seen, source, raw, tags, pad, weight, page, embedding";
     let back = |value: &str, limit: u32| {
