@@ -502,3 +502,25 @@ async fn a_ledger_finds_itself_behind_its_mark_in_a_bucket() {
     world.drain().await;
     assert_eq!(world.state(&plane).await, "ARCHIVED");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_comes_back_below_a_purged_prefix_is_found_in_any_version() {
+    for kind in [Kind::Plain, Kind::Versioned] {
+        let world = World::on(Bucket::new(kind).await, "").await;
+        let plane = world.acme(5).await;
+        world.purged(&plane).await;
+        world.clock.advance(TimeDelta::days(1));
+        assert_eq!(world.probe().await.clean, 1, "{kind:?}");
+        let key = format!("cold/archive/{plane}/o/0.parquet");
+        world.bucket().put(&key, b"copy").await;
+        if kind == Kind::Versioned {
+            // Deleted as most programs delete: the version stays, under a marker.
+            let delete = world.bucket().client.delete_object().bucket(&world.bucket().name).key(&key);
+            delete.send().await.expect("delete");
+        }
+        assert_eq!(world.run_probe("user:bob", &plane).await.found, 1, "{kind:?}");
+        let finding = world.finding(&plane).await.expect("a finding");
+        assert!(finding["evidence"]["archive"]["objects"].as_u64() > Some(0), "{finding}");
+        invariants::check(&world).await;
+    }
+}

@@ -1,5 +1,6 @@
 //! Calls: one path for all of them. A key is answered once, a refusal leaves nothing behind, a tenant sees only its own.
 
+use chrono::TimeDelta;
 use lethe_stages::Refusal;
 use lethe_worker::operations::{Answer, Call};
 use serde_json::{Value as Json, json};
@@ -103,6 +104,11 @@ async fn answers_kept_under_keys_do_not_outlive_the_plane_they_name() {
     world.drain().await;
     assert_eq!(world.state(&plane).await, "PURGED");
     assert_eq!(world.number("SELECT count(*) FROM idempotency").await, 0);
+    // Where its records were is kept until the last probe; its name is not.
+    for _ in 0..3 {
+        world.clock.advance(TimeDelta::days(30));
+        world.app.manager.probe_due("worker-test", None).await.unwrap();
+    }
     assert!(world.app.ledger.truncate_wal().await.unwrap());
     // What a server's files still hold is its VACUUM's.
     let ledger = world.app.ledger.path().map(|path| std::fs::read(path).unwrap()).unwrap_or_default();

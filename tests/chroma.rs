@@ -237,3 +237,48 @@ async fn each_wrong_mapping_says_what_would_be_right() {
         assert!(refusal.message.contains(said) && !refusal.message.contains("hunter2"), "{refusal}");
     }
 }
+
+#[tokio::test]
+async fn records_that_are_ingested_again_after_a_purge_are_found_though_chroma_refuses_nobody() {
+    for (query, name) in [(P1, "shared"), ("table=own", "own")] {
+        let (world, db) = (World::with("[probe]\nkeep = \"vectors\"\n").await, Chroma::database());
+        db.collection(name, &[("p1", 10)]);
+        db.collection("shared", &[("p2", 5)]);
+        register(&world, &db).await;
+        let plane = bind(&world, "acme", query).await;
+        world.purged(&plane).await;
+        world.clock.advance(chrono::TimeDelta::days(1));
+        assert_eq!(world.probe().await.clean, 1, "{name}");
+        // As before, in the same collection or in another one of its name.
+        db.collection(name, &[("p1", 10)]);
+        assert_eq!(world.run_probe("user:bob", &plane).await.found, 1, "{name}");
+        let seen = world.finding(&plane).await.expect("a finding")["evidence"]["stores"][0]["seen"].clone();
+        assert_eq!(
+            (&seen["remaining"], &seen["keys_found"], &seen["vectors_found"]),
+            (&json!(10), &json!(10), &json!(10)),
+            "{seen}"
+        );
+        if name == "shared" {
+            // Under another plane's name it is known by its key and digest.
+            let ids: Vec<_> = (0..10).map(|number| format!("p1/{number:06}\né")).collect();
+            let moved: Vec<_> = ids.iter().map(|_| json!({"plane": "P1 "})).collect();
+            db.on(name, "update", &json!({"ids": ids, "metadatas": moved}));
+            assert_eq!(world.run_probe("user:bob", &plane).await.found, 1);
+            let seen = world.finding(&plane).await.expect("a finding")["evidence"]["stores"][0]["seen"].clone();
+            assert_eq!((&seen["remaining"], &seen["keys_found"]), (&json!(0), &json!(10)), "{seen}");
+            db.on(name, "delete", &json!({"ids": ids}));
+        } else {
+            db.drop_collection(name);
+        }
+        assert_eq!(world.run_probe("user:bob", &plane).await.clean, 1, "{name}");
+        // What remembers the purge is gone: a database restored from before.
+        db.drop_collection("lethe_fence");
+        db.collection(name, &[]);
+        assert_eq!(world.run_probe("user:bob", &plane).await.found, 1, "{name}");
+        let finding = world.finding(&plane).await.expect("a finding");
+        let store = &finding["evidence"]["stores"][0];
+        assert_eq!((&store["seen"]["fence"], &store["fence_set_again"]), (&json!("missing"), &json!(true)), "{finding}");
+        assert_eq!(world.run_probe("user:bob", &plane).await.clean, 1, "{name}");
+        invariants::check(&world).await;
+    }
+}

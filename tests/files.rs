@@ -90,6 +90,14 @@ async fn history_and_waiting_work_do_not_slow_a_claim_or_a_record() {
 }
 
 #[tokio::test]
+async fn probes_that_are_not_due_cost_a_claim_nothing() {
+    let world = World::new().await;
+    let plan = world.app.ledger.read(async |tx: &mut Tx| tx.probe_plan().await).await.unwrap();
+    assert!(plan.iter().any(|line| line.starts_with("SEARCH p USING INDEX probes_due (due_at<?)")), "{plan:#?}");
+    assert!(!plan.iter().any(|line| line.starts_with("SCAN p") || line.contains("TEMP B-TREE FOR ORDER BY")), "{plan:#?}");
+}
+
+#[tokio::test]
 async fn a_dead_workers_run_is_taken_back_at_once_and_a_worker_of_the_same_name_goes_on_with_it() {
     let world = World::new().await;
     let plane = world.acme(3).await;

@@ -136,6 +136,7 @@ fn every_verb_that_destroys_takes_a_permit() {
         "refence",
         "state",
         "prove_empty",
+        "look_again",
         "prefix",
         "probe",
         "write_part",

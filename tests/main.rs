@@ -34,6 +34,7 @@ mod laws;
 mod locks;
 mod mistakes;
 mod model;
+mod nothing_comes_back;
 mod notices;
 mod outside;
 mod parquet;

@@ -26,6 +26,7 @@ mod holds;
 mod idempotence;
 mod mistakes;
 mod model;
+mod nothing_comes_back;
 mod notices;
 mod parquet;
 mod path;

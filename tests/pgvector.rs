@@ -302,3 +302,42 @@ async fn a_mapping_that_the_schema_cannot_serve_is_refused_with_what_was_found()
     let own = db.texts("SELECT relname::text FROM pg_class WHERE relname LIKE 'lethe%'").await;
     assert_eq!(own, Vec::<String>::new(), "nothing was changed");
 }
+
+#[tokio::test]
+async fn records_put_back_past_the_guard_are_found_by_count_by_key_and_by_vector() {
+    let (world, db) = (World::with("[probe]\nkeep = \"vectors\"\n").await, Database::new().await);
+    db.chunks("kb.chunks", false, &[("p1", 12), ("p2", 20)]).await;
+    db.register(&world).await;
+    let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+    let backup = "CREATE TABLE public.kept AS SELECT * FROM kb.chunks WHERE plane = 'p1'; GRANT SELECT ON public.kept TO PUBLIC";
+    db.as_admin(backup).await.expect("a backup");
+    world.purged(&plane).await;
+    let columns = "body, meta, score, seen, source, raw, tags, pad, weight, page, embedding";
+    let back = |value: &str, limit: u32| {
+        format!(
+            "INSERT INTO kb.chunks (id, plane, {columns}) SELECT id, '{value}', {columns} FROM public.kept ORDER BY id LIMIT {limit}"
+        )
+    };
+    assert!(db.as_app(&back("p1", 3)).await.is_err(), "the guard refuses the application");
+    // As another plane, in nothing but white space; no guard refuses that.
+    db.as_app(&back(" P1", 12)).await.expect("records");
+    world.clock.advance(chrono::TimeDelta::days(1));
+    assert_eq!(world.probe().await.found, 1);
+    let finding = world.finding(&plane).await.expect("a finding");
+    let seen = finding["evidence"]["stores"][0]["seen"].clone();
+    assert_eq!((&seen["remaining"], &seen["keys_found"], &seen["fence"]), (&json!(0), &json!(12), &json!("purged")), "{seen}");
+    db.as_app("DELETE FROM kb.chunks WHERE plane = ' P1'").await.expect("removed again");
+    assert_eq!(world.run_probe("user:bob", &plane).await.clean, 1);
+
+    // As the plane, past the guard; it cannot be set again where nothing of it is left, and that is said.
+    let trigger = "DROP TRIGGER zz_lethe_fence ON kb.chunks";
+    db.as_admin(&format!("{trigger}; {}", back("p1", 3))).await.expect("records");
+    assert_eq!(world.run_probe("user:bob", &plane).await.found, 1);
+    let finding = world.finding(&plane).await.expect("a finding");
+    let store = &finding["evidence"]["stores"][0];
+    let seen = &store["seen"];
+    assert_eq!((&seen["remaining"], &seen["keys_found"], &seen["fence"]), (&json!(3), &json!(3), &json!("missing")), "{seen}");
+    assert_eq!((&seen["vectors_probed"], &seen["vectors_found"]), (&json!(12), &json!(3)), "{seen}");
+    assert_eq!(store["fence_set_again"], false, "{store}");
+    invariants::check(&world).await;
+}

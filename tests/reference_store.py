@@ -125,7 +125,7 @@ class Store:
         one = "SELECT EXISTS (SELECT 1 FROM notes WHERE (plane = ? OR plane IS NULL) AND embedding = ?)"
         found = sum(self.db.execute(one, [plane, to_blob(vector)]).fetchone()[0] for vector in body["vectors"])
         canary = f"fence of plane {plane_id}, mode {mode}, epoch {epoch}"
-        return {"canary": canary, "plane_id": plane_id, "count": self.count(body, plane)["count"], "vectors_found": found}
+        return {"canary": canary, "mode": mode, "plane_id": plane_id, "count": self.count(body, plane)["count"], "vectors_found": found}
 
     def write(self, note):
         mode = (self.fence_of(note["plane"]) or (None, "open"))[1]

@@ -15,18 +15,19 @@ const BY_CALL: &str = "UNKNOWN_OPERATION INVALID_ARGUMENT NOT_AUTHORISED IDEMPOT
     PLANE_NOT_ACTIVE PLANE_PURGED GROUND_UNKNOWN GRACE_INVALID RETENTION_INVALID DUE_DATE_UNREACHABLE OFFBOARDING_OPEN \
     RESTORE_PENDING NOT_CANCELLABLE STAGE_IN_PROGRESS NOTHING_HALTED USAGE_REFUSED USAGE_ID_UNKNOWN APPROVAL_TOO_EARLY \
     APPROVAL_BY_SELF APPROVAL_EXISTS APPROVAL_UNKNOWN APPROVAL_DENIED ASSURANCE_TOO_LOW HOLD_UNKNOWN PAUSE_UNKNOWN \
-    TOKEN_UNKNOWN TOKEN_NOT_ACTIVE QUERY_REFUSED ARCHIVE_MISSING TRANSITION_NOT_ALLOWED";
+    TOKEN_UNKNOWN TOKEN_NOT_ACTIVE QUERY_REFUSED ARCHIVE_MISSING TRANSITION_NOT_ALLOWED INGEST_REFUSED NOTHING_TO_PROBE FINDING_UNKNOWN \
+    ATTESTATION_UNKNOWN ATTESTATION_REFUSED";
 
 /// Codes with which the gate keeps a run from starting, on record as PENDING or BLOCKED on the plane's chain.
 const BY_GATE: &str = "ACTIVE_REFERENCES ACTIVE_USAGE USAGE_UNKNOWN APPROVAL_REQUIRED APPROVAL_EXPIRED PLAN_CHANGED HOLD_ACTIVE PAUSED \
     PURGE_RATE_LIMITED EXPORT_NOT_VERIFIED";
 
 /// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs`, `buckets.rs`, `signed.rs`, `policies.rs`,
-/// `exceptions.rs`, `due.rs` and `notices.rs`.
+/// `exceptions.rs`, `due.rs`, `notices.rs` and `nothing_comes_back.rs`.
 const ELSEWHERE: &str = "ARCHIVE_BROKEN ARCHIVE_WITHOUT_CONTENT CLOCK_SUSPECT LEDGER_BEHIND NOTHING_TO_CONFIRM ARCHIVE_LOCKED \
     LOCK_OUTLIVES_RETENTION REPLICA_UNDECLARED SIGNATURE_INVALID APPROVER_UNKNOWN APPROVALS_TOO_FEW POLICY_DENIED PURGE_PROTECTED \
     REVIEW_UNKNOWN REVIEW_BY_SELF RELEASE_BY_SELF ALREADY_IN_STATE NO_DEADLINE EXTENSION_NOT_ALLOWED \
-    NOTICE_UNKNOWN NO_CHANNEL";
+    NOTICE_UNKNOWN NO_CHANNEL FINDING_STANDS FINDING_BY_SELF STORE_ANSWERS ATTESTATION_BY_SELF";
 
 /// Codes that are shown in a status and are no event: time passes as planned.
 const BY_TIME: &str = "GRACE_PERIOD_ACTIVE RETENTION_ACTIVE STORE_WINDOW";
@@ -97,6 +98,8 @@ async fn every_refused_call_is_on_record_where_it_belongs() {
     let whole = register("kb?table=chunks&key=id");
     let unknown_store = register("none?table=chunks&plane_column=plane&plane=p9&key=id");
     let taken = world.binding("acme", "second", "p2");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let attested = json!({"store": "kb", "plane": plane, "reason": "r", "evidence_sha256": digest});
     let mut ask = Asker { world, seen: BTreeSet::new() };
     for (chain, code, actor, operation, arguments) in [
         ("system", "UNKNOWN_OPERATION", "user:root", "knowledge.plane.delete", json!({})),
@@ -117,6 +120,16 @@ async fn every_refused_call_is_on_record_where_it_belongs() {
         ("system", "USAGE_ID_UNKNOWN", "sdk:app", "knowledge.usage.close", json!({"usage_id": nobody})),
         ("system", "HOLD_UNKNOWN", "user:lena", "knowledge.hold.release", json!({"hold_id": nobody, "reason": "r"})),
         ("system", "PAUSE_UNKNOWN", "user:root", "knowledge.control.resume", json!({"all": true})),
+        (&on, "NOTHING_TO_PROBE", "user:bob", "knowledge.probe.run", json!({"plane": plane})),
+        ("system", "FINDING_UNKNOWN", "user:bob", "knowledge.finding.close", json!({"finding_id": nobody, "reason": "r"})),
+        (&on, "ATTESTATION_REFUSED", "user:bob", "integrations.store.attest", attested),
+        (
+            "system",
+            "ATTESTATION_UNKNOWN",
+            "user:bob",
+            "integrations.store.confirm_attestation",
+            json!({"attestation_id": nobody, "reason": "r"}),
+        ),
         (&on, "NOT_CANCELLABLE", "user:alice", "knowledge.offboarding.cancel", reasoned.clone()),
         (&on, "NOTHING_HALTED", "user:alice", "knowledge.offboarding.retry", reasoned.clone()),
         (&on, "APPROVAL_TOO_EARLY", "user:bob", "knowledge.approval.grant", reasoned.clone()),
@@ -141,6 +154,7 @@ async fn every_refused_call_is_on_record_where_it_belongs() {
     ask.refused(&on, "INVALID_ARGUMENT", "user:alice", again, asked("reason", json!(""))).await;
     ask.world.request(&plane, "7d").await;
     ask.refused(&on, "OFFBOARDING_OPEN", "user:alice", again, request(&plane, "8d")).await;
+    ask.refused(&on, "INGEST_REFUSED", "sdk:pipe", "knowledge.access.check_write", json!({"plane": plane})).await;
     ask.refused(&on, "PLANE_NOT_ACTIVE", "user:root", "knowledge.token.issue", json!({"plane": plane})).await;
     ask.world.call("user:alice", "knowledge.offboarding.cancel", reasoned.clone()).await;
     ask.refused(&on, "RESTORE_PENDING", "user:alice", again, request(&plane, "7d")).await;

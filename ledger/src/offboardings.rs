@@ -177,6 +177,8 @@ pub struct OffboardingSummary {
     pub waits_for: Option<String>,
     /// When it was requested.
     pub requested_at: DateTime<Utc>,
+    /// Whether something of the purged plane came back, and nobody has closed that.
+    pub reopened: bool,
 }
 
 macro_rules! start {
@@ -231,14 +233,16 @@ statements! {
     CLOSE = "close an offboarding", "UPDATE offboardings SET status = $2, closed_at = $3 WHERE id = $1 AND status = 'open'";
     LIST = "list offboardings",
         "SELECT o.id, o.plane_id, o.status, o.ground, o.requested_at, p.state,
-                t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for
+                t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for,
+                EXISTS (SELECT 1 FROM findings f WHERE f.plane_id = o.plane_id AND f.status = 'open') AND o.status = 'completed' AS reopened
          FROM offboardings o JOIN planes p ON p.id = o.plane_id JOIN tenants t ON t.id = o.tenant_id
          LEFT JOIN stage_runs r ON r.offboarding_id = o.id AND r.status IN ('queued', 'parked', 'running', 'halted')
          WHERE ($1 IS NULL OR o.tenant_id = $1) AND ($2 IS NULL OR p.state = $2) AND (NOT $3 OR r.status = 'halted')
            AND ($4 IS NULL OR r.due_at < $4) AND ($5 IS NULL OR o.status = $5)
          ORDER BY o.requested_at, o.id",
         "SELECT o.id, o.plane_id, o.status, o.ground, o.requested_at, p.state,
-                t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for
+                t.name || '/' || coalesce(p.name, '(erased)') AS plane, r.step, r.status AS run_status, r.due_at, r.waits_for,
+                EXISTS (SELECT 1 FROM findings f WHERE f.plane_id = o.plane_id AND f.status = 'open') AND o.status = 'completed' AS reopened
          FROM offboardings o JOIN planes p ON p.id = o.plane_id JOIN tenants t ON t.id = o.tenant_id
          LEFT JOIN stage_runs r ON r.offboarding_id = o.id AND r.status IN ('queued', 'parked', 'running', 'halted')
          WHERE ($1::uuid IS NULL OR o.tenant_id = $1) AND ($2::text IS NULL OR p.state = $2) AND (NOT $3::boolean OR r.status = 'halted')
@@ -323,6 +327,7 @@ impl Tx {
                     due_at: cells.maybe_at("due_at")?,
                     waits_for: cells.get("waits_for")?,
                     requested_at: cells.at("requested_at")?,
+                    reopened: cells.get("reopened")?,
                 })
             })
             .collect()

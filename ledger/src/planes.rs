@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use lethe_stages::{LifecycleState, canonical};
+use lethe_stages::{LifecycleState, canonical, destruction::Attested};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -92,9 +92,21 @@ pub struct Binding {
     pub value_digest: String,
     /// The driver's mapping, as JSON; gone once the plane is purged.
     pub mapping: Option<serde_json::Value>,
+    /// Where two persons attested that the store is gone: the attestation.
+    #[serde(default)]
+    pub attestation_id: Option<Uuid>,
+    /// `sha256:` of what they based it on.
+    #[serde(default)]
+    pub attested_evidence: Option<String>,
 }
 
 impl Binding {
+    /// What was attested of the store, if it is gone.
+    pub fn attested(&self) -> Option<Attested> {
+        let (attestation_id, evidence_sha256) = self.attestation_id.zip(self.attested_evidence.clone())?;
+        Some(Attested { attestation_id, evidence_sha256 })
+    }
+
     /// SHA-256 of the scope: store, resource, column and value.
     pub fn scope_digest(&self) -> String {
         let scope = [self.store_id.to_string().as_str(), &self.resource, &self.plane_column, &self.value_digest].join("\n");
@@ -137,6 +149,8 @@ fn binding(row: &Row) -> Result<Binding, Fault> {
         plane_column: cells.get("plane_column")?,
         value_digest: cells.get("value_digest")?,
         mapping: cells.json("mapping")?,
+        attestation_id: cells.maybe_id("attestation_id")?,
+        attested_evidence: cells.get("attested_evidence")?,
     })
 }
 
@@ -192,7 +206,13 @@ statements! {
         "SELECT * FROM planes WHERE ($1 IS NULL OR tenant_id = $1) AND ($2 IS NULL OR state = $2) ORDER BY created_at, id",
         "SELECT * FROM planes WHERE ($1::uuid IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR state = $2) ORDER BY created_at, id";
     BINDINGS = "read a plane's bindings",
-        "SELECT b.*, s.name, s.kind, s.url FROM bindings b JOIN stores s ON s.id = b.store_id WHERE b.plane_id = $1 ORDER BY b.position";
+        "SELECT b.*, s.name, s.kind, s.url, x.id AS attestation_id, x.evidence_sha256 AS attested_evidence
+         FROM bindings b JOIN stores s ON s.id = b.store_id
+         LEFT JOIN attestations x ON x.plane_id = b.plane_id AND x.store_id = b.store_id AND x.confirmed_at IS NOT NULL
+         WHERE b.plane_id = $1 ORDER BY b.position";
+    SCOPE_PLANES = "look for the planes of a scope",
+        "SELECT DISTINCT plane_id FROM bindings WHERE store_id = $1 AND resource = $2
+            AND (plane_column <> $3 OR plane_column = '' OR value_digest = $4)";
     DRAIN = "drain a plane", "UPDATE planes SET draining = $2 WHERE id = $1";
     RAISE = "raise a plane's epoch", "UPDATE planes SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch";
     NAME = "read a plane", "SELECT name FROM planes WHERE id = $1";
@@ -236,6 +256,18 @@ impl Tx {
         let ask = self.sql(&OVERLAPPING).bind(binding.store_id).bind(&binding.resource).bind(&binding.plane_column);
         let found = ask.bind(&binding.value_digest).optional().await?;
         found.map(|row| Cells::new(&row, "bindings", "plane_id").id("plane_id")).transpose()
+    }
+
+    /// Every plane whose scope in this store and resource equals or overlaps the given one, tombstones too.
+    pub async fn planes_of_scope(
+        &mut self,
+        store: Uuid,
+        resource: &str,
+        plane_column: &str,
+        value_digest: &str,
+    ) -> Result<Vec<Uuid>, Fault> {
+        let ask = self.sql(&SCOPE_PLANES).bind(store).bind(resource).bind(plane_column).bind(value_digest);
+        ask.all().await?.iter().map(|row| Cells::new(row, "bindings", "plane_id").id("plane_id")).collect()
     }
 
     /// The plane.

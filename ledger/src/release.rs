@@ -226,7 +226,8 @@ macro_rules! awaiting {
                 AND r.status IN ('queued', 'parked', 'running', 'halted')
              WHERE o.status = 'open' AND o.plan_digest IS NOT NULL AND (o.retention_until, o.id) > ($4, $5) AND ",
             $tenant, " AND ", $plane, " AND (", $anybody, " OR (o.requested_by <> $3 AND NOT EXISTS (SELECT 1 FROM approvals g
-                WHERE g.offboarding_id = o.id AND g.approved_by = $3 AND g.status IN ('granted', 'consumed'))))
+                WHERE g.offboarding_id = o.id AND g.approved_by = $3 AND g.plan_digest = o.plan_digest
+                AND g.status IN ('granted', 'consumed'))))
                 AND NOT EXISTS (SELECT 1 FROM approvals d WHERE d.offboarding_id = o.id AND d.status = 'denied' AND d.plan_digest = o.plan_digest)
              ORDER BY o.retention_until, o.id LIMIT ", $limit
         )

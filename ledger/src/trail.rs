@@ -203,6 +203,20 @@ lethe_stages::text_enum! {
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.
         TokenRevoked = "TOKEN_REVOKED",
+        /// A probe of a purged plane found nothing.
+        Probed = "PROBED",
+        /// A probe found that something of a purged plane came back, or that its fence is gone.
+        Recurred = "RECURRED",
+        /// A probe could not be asked.
+        ProbeFailed = "PROBE_FAILED",
+        /// Somebody asked for a probe.
+        ProbeRequested = "PROBE_REQUESTED",
+        /// A finding was closed.
+        FindingClosed = "FINDING_CLOSED",
+        /// Somebody attests that a store is gone; somebody else has to confirm it.
+        AttestationProposed = "ATTESTATION_PROPOSED",
+        /// Two persons attested that a store is gone.
+        Attested = "ATTESTED",
         /// The conformance suite was run against a store.
         StoreTested = "STORE_TESTED",
     }

@@ -34,6 +34,12 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
+/// Whether a text is a digest as [`sha256`] writes them.
+pub fn is_sha256(text: &str) -> bool {
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.strip_prefix("sha256:").is_some_and(|digest| digest.len() == 64 && digest.bytes().all(hex))
+}
+
 /// A canonical object that is written member by member, in the order of their keys.
 pub struct Object {
     out: Vec<u8>,

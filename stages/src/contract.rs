@@ -16,9 +16,21 @@ use crate::{
     manifest::Manifest,
     permit::ApprovalFacts,
     ports::{Archive, BoundDependent, BoundStore, PageLimit, PortError, Progress},
-    record::Salt,
+    record::{Known, Salt},
     suspension::{Suspension, SuspensionLog},
 };
+
+crate::text_enum! {
+    /// What a purge keeps of a plane's records, for the probes that look for them afterwards.
+    Keep {
+        /// Nothing: probes count, and look for nothing they know.
+        None = "none",
+        /// A few keys, each with a salted digest of its record.
+        Keys = "keys",
+        /// The embeddings of those records too.
+        Vectors = "vectors",
+    }
+}
 
 crate::text_enum! {
     /// How it is known who uses a plane.
@@ -159,11 +171,18 @@ pub struct Limits {
     pub erase_rows_max: usize,
     /// Records sampled for the proof of emptiness, per store.
     pub samples_max: usize,
+    /// What of those samples is kept for the probes after a purge.
+    pub keep: Keep,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { part: PageLimit { rows_max: 20_000, bytes_max: 16 << 20 }, erase_rows_max: 2_000, samples_max: 16 }
+        Self {
+            part: PageLimit { rows_max: 20_000, bytes_max: 16 << 20 },
+            erase_rows_max: 2_000,
+            samples_max: 16,
+            keep: Keep::None,
+        }
     }
 }
 
@@ -238,12 +257,14 @@ pub struct Done {
     pub evidence: Evidence,
     /// From export: the verified manifest.
     pub manifest: Option<Manifest>,
+    /// From purge: what is known of the records that are gone, by binding.
+    pub known: Vec<Vec<Known>>,
 }
 
 impl Done {
     /// Done, with `evidence`.
     pub fn with(evidence: Evidence) -> StageOutcome {
-        StageOutcome::Done(Done { evidence, manifest: None })
+        StageOutcome::Done(Done { evidence, manifest: None, known: Vec::new() })
     }
 }
 

@@ -15,6 +15,15 @@ pub const DESTRUCTION_PLAN_SCHEMA: u32 = 2;
 /// The last version whose digest was that of its canonical JSON.
 const DIGESTED_AS_JSON: u32 = 1;
 
+/// What two persons attested of a store that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attested {
+    /// The attestation.
+    pub attestation_id: Uuid,
+    /// `sha256:` of what they based it on.
+    pub evidence_sha256: String,
+}
+
 /// What is destroyed of one binding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreDestruction {
@@ -26,6 +35,9 @@ pub struct StoreDestruction {
     pub scope_digest: String,
     /// Records that the purge removes from the hot store.
     pub records: u64,
+    /// Where the store was attested gone: it is skipped, and nothing in it is verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<Attested>,
 }
 
 /// The whole plan, digested in canonical JSON.
@@ -90,6 +102,13 @@ impl DestructionPlan {
         item(&archive);
         self.archive_copies.iter().for_each(|copy| item(&format!("everything below {copy}, a copy of it")));
         for store in &self.stores {
+            if let Some(attested) = &store.attested {
+                item(&format!(
+                    "in store {}, {} (scope {}): NOTHING, AND NOTHING IS VERIFIED: attested gone, attestation {}, evidence {}",
+                    store.store, store.resource, store.scope_digest, attested.attestation_id, attested.evidence_sha256
+                ));
+                continue;
+            }
             let hot = match store.records {
                 0 => "whatever is left of the plane, nothing by the last count".to_owned(),
                 records => format!("{records} record(s) and whatever else is left of the plane"),
@@ -126,6 +145,7 @@ mod tests {
                 resource: "chunks".into(),
                 scope_digest: "sha256:aa".into(),
                 records: 4,
+                attested: None,
             }],
             archive_prefix: "s3://cold/planes/2/".into(),
             archive_copies: vec!["s3://cold-copy/planes/2/".into()],
@@ -139,7 +159,7 @@ mod tests {
     #[test]
     fn every_field_is_in_the_text_and_moves_the_digest() {
         type Change = fn(&mut DestructionPlan);
-        let changes: [Change; 17] = [
+        let changes: [Change; 18] = [
             |plan| plan.schema_version = 3,
             |plan| plan.revision = 1,
             |plan| plan.tenant_id = Uuid::nil(),
@@ -151,6 +171,10 @@ mod tests {
             |plan| plan.stores[0].resource.push('x'),
             |plan| plan.stores[0].scope_digest.push('x'),
             |plan| plan.stores[0].records = 0,
+            |plan| {
+                let attestation_id = Uuid::nil();
+                plan.stores[0].attested = Some(Attested { attestation_id, evidence_sha256: "sha256:cc".into() });
+            },
             |plan| plan.archive_prefix.push('x'),
             |plan| plan.archive_copies.clear(),
             |plan| plan.manifest_sha256.push('x'),

@@ -19,7 +19,7 @@ pub mod refusal;
 pub mod suspension;
 
 pub use contract::{
-    Evidence, Facts, Limits, RunRef, StageContext, StageError, StageHandler, StageOutcome, StageRegistry, UsageKnown,
+    Evidence, Facts, Keep, Limits, RunRef, StageContext, StageError, StageHandler, StageOutcome, StageRegistry, UsageKnown,
 };
 pub use lifecycle::{EvictMode, GraceAccess, Ground, LifecycleState, PLAN, PLAN_VERSION, Stage, Step};
 pub use permit::Permit;

@@ -181,7 +181,13 @@ pub fn approved(facts: &Facts) -> Result<(), Refusal> {
     }
     let Some(approval) = facts.approvals.iter().find(|approval| approval.plan_digest == plan) else {
         let other = &facts.approvals[0].plan_digest;
-        return Err(Refusal::new(Code::PlanChanged, format!("the approval releases {other}, the plan is now {plan}")));
+        return Err(Refusal::new(
+            Code::PlanChanged,
+            format!(
+                "the approval releases {other}, the plan is now {plan}, and is approved anew: `lethe approval grant {} --reason …`",
+                facts.plane_id
+            ),
+        ));
     };
     if facts.plan_manifest_sha256 != facts.manifest_sha256 {
         return Err(Refusal::new(

@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::{
     Permit,
+    destruction::Attested,
     lifecycle::FenceMode,
     manifest::Part,
-    record::{Column, Key, Record, RecordDigest, Salt},
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
     suspension::{Dependent, DependentKind},
 };
 
@@ -143,6 +144,49 @@ impl EmptinessProof {
     }
 }
 
+crate::text_enum! {
+    /// What became of the fence that a purge left in a store.
+    FenceSeen {
+        /// It stands, closed for ever.
+        Purged = "purged",
+        /// It stands; how far it is closed, this store does not say.
+        Unsaid = "unsaid",
+        /// The store knows the plane, and has forgotten that it was purged: it is older than the purge.
+        Outdated = "outdated",
+        /// There is none, or nothing enforces it: another store's data, one restored from before, or somebody removed it.
+        Missing = "missing",
+    }
+}
+
+/// What a store says when it is asked again after a purge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recurrence {
+    /// The fence, as it was found.
+    pub fence: FenceSeen,
+    /// Records of the plane that a new connection counts.
+    pub remaining: u64,
+    /// Keys, known from before, looked up without the plane's mapping.
+    pub keys_probed: u64,
+    /// Of those, how many are there with their old content.
+    pub keys_found: u64,
+    /// Vectors, known from before, looked for.
+    pub vectors_probed: u64,
+    /// Of those, how many were found.
+    pub vectors_found: u64,
+}
+
+impl Recurrence {
+    /// Whether nothing came back and the fence stands.
+    pub fn is_clean(&self) -> bool {
+        self.remaining == 0 && self.keys_found == 0 && self.vectors_found == 0 && self.fence_stands()
+    }
+
+    /// Whether the store itself still refuses what would bring the plane back, as far as it says and can.
+    pub fn fence_stands(&self) -> bool {
+        matches!(self.fence, FenceSeen::Purged | FenceSeen::Unsaid)
+    }
+}
+
 /// A knowledge store, bound to one plane's records in one of its resources.
 #[async_trait]
 pub trait KnowledgeStore: Send + Sync {
@@ -192,6 +236,11 @@ pub trait KnowledgeStore: Send + Sync {
     /// Asks for the plane's records over a connection of its own, and for `samples` (records known from before) without relying on the
     /// mapping's plane column. WrongPlace where no canary is found.
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError>;
+
+    /// Asks again, long after a purge, over a connection of its own: for the plane's records, for what is `known` of them (digests under
+    /// `salt`) without relying on the mapping's plane column, and for the fence. A fence that is gone is an answer here and no failure,
+    /// because a store that was restored from a backup has none. It changes nothing.
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError>;
 }
 
 /// A part as it was read back.
@@ -272,6 +321,8 @@ pub struct BoundStore {
     pub resource: String,
     /// The driver.
     pub store: Arc<dyn KnowledgeStore>,
+    /// Where two persons attested that the store is gone: what they attested.
+    pub attested: Option<Attested>,
 }
 
 /// A dependent of the plane, ready to be told.

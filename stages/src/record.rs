@@ -129,9 +129,75 @@ pub struct RecordDigest(pub [u8; 32]);
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(pub [u8; 32]);
 
+impl Salt {
+    /// The secret under which a purged plane's samples are digested. It follows from this one, and nothing leads back: it is kept beside
+    /// the samples until the last probe, when this one is long destroyed.
+    pub fn for_probes(&self) -> Salt {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(b"lethe probes");
+        Salt(mac.finalize().into_bytes().into())
+    }
+}
+
 impl std::fmt::Debug for Salt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Salt(…)")
+    }
+}
+
+/// A record known from before a purge, without its content: its key, and a salted digest of all its values as they were.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Known {
+    /// The key.
+    pub key: Key,
+    /// HMAC-SHA-256 of the record under [`Salt::for_probes`].
+    #[serde(with = "hex_digest")]
+    pub digest: RecordDigest,
+    /// Its embedding, where the configuration keeps that too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<KnownVector>,
+}
+
+/// An embedding as its store holds it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownVector {
+    /// Little-endian float32 values; hexadecimal in JSON.
+    Blob(#[serde(with = "hex_bytes")] Vec<u8>),
+    /// A JSON array of numbers.
+    Text(String),
+}
+
+impl KnownVector {
+    /// The embedding of a value; `None` where it is none.
+    pub fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Blob(bytes) => Some(Self::Blob(bytes.clone())),
+            Value::Text(text) => Some(Self::Text(text.clone())),
+            _ => None,
+        }
+    }
+
+    /// The value that it was.
+    pub fn value(&self) -> Value {
+        match self {
+            Self::Blob(bytes) => Value::Blob(bytes.clone()),
+            Self::Text(text) => Value::Text(text.clone()),
+        }
+    }
+}
+
+mod hex_digest {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::RecordDigest;
+    pub(super) fn serialize<S: Serializer>(digest: &RecordDigest, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(digest.0))
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RecordDigest, D::Error> {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(String::deserialize(deserializer)?, &mut digest).map_err(D::Error::custom)?;
+        Ok(RecordDigest(digest))
     }
 }
 
@@ -172,6 +238,19 @@ mod tests {
         let right = record(vec![Value::Text("a".into()), Value::Text("bc".into())]);
         assert_ne!(left.digest(None), right.digest(None));
         assert_ne!(record(vec![Value::Text("1".into())]).digest(None), record(vec![Value::Integer(1)]).digest(None));
+    }
+
+    #[test]
+    fn what_is_known_of_a_record_travels_through_json() {
+        let one = record(vec![Value::Integer(1), Value::Blob(vec![0, 0, 128, 63])]);
+        let salt = Salt([3; 32]);
+        assert_ne!(salt.for_probes(), salt);
+        let digest = one.digest(Some(&salt.for_probes()));
+        let known = Known { key: one.key.clone(), digest, vector: KnownVector::of(&one.values[1]) };
+        let text = serde_json::to_string(&known).unwrap();
+        assert!(!text.contains("null") && text.contains("0000803f"), "{text}");
+        assert_eq!(serde_json::from_str::<Known>(&text).unwrap(), known);
+        assert_eq!(known.vector.unwrap().value(), one.values[1]);
     }
 
     #[test]

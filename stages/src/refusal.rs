@@ -100,6 +100,15 @@ codes! {
     LockOutlivesRetention = "LOCK_OUTLIVES_RETENTION", "The archive's objects would be locked for longer than the plane's data is kept.";
     ReplicaUndeclared = "REPLICA_UNDECLARED", "The archive is copied to a bucket that is not declared, and so would not be purged.";
     ArchiveWithoutContent = "ARCHIVE_WITHOUT_CONTENT", "The archive is an inventory: it holds digests, and nothing that could be restored.";
+    IngestRefused = "INGEST_REFUSED", "The plane takes no writes in its state, or the scope is another tenant's.";
+    NothingToProbe = "NOTHING_TO_PROBE", "Nothing is kept by which the plane could be looked for again.";
+    FindingUnknown = "FINDING_UNKNOWN", "There is no such open finding.";
+    FindingStands = "FINDING_STANDS", "No probe has come back clean since the finding was last seen.";
+    FindingBySelf = "FINDING_BY_SELF", "Who requested the offboarding cannot close a finding about it.";
+    StoreAnswers = "STORE_ANSWERS", "The store answers and knows the plane, so it is not gone.";
+    AttestationUnknown = "ATTESTATION_UNKNOWN", "There is no such attestation that waits for a second person.";
+    AttestationBySelf = "ATTESTATION_BY_SELF", "Two persons attest, neither of them who requested the offboarding.";
+    AttestationRefused = "ATTESTATION_REFUSED", "A store can be attested gone only for a plane that is ARCHIVED or PURGED and bound to it.";
 }
 
 impl std::fmt::Display for Code {

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
-    record::{Column, Key, Record, RecordDigest, Salt},
+    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError, Recurrence},
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
 };
 use serde_json::Value as Json;
 
@@ -141,6 +141,10 @@ impl KnowledgeStore for Paced {
 
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
         self.store.prove_empty(samples).await
+    }
+
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        self.store.look_again(known, salt).await
     }
 }
 

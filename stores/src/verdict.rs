@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Erased, Fenced, PortError},
-    record::{Key, Record, RecordDigest, Value},
+    ports::{Erased, FenceSeen, Fenced, PortError},
+    record::{Key, Known, Record, RecordDigest, Salt, Value},
 };
 use uuid::Uuid;
 
@@ -68,6 +68,45 @@ impl FenceRow {
     }
 }
 
+/// What became of a plane's fence: its row as it was found, and whether what enforces it is there.
+pub(crate) fn fence_seen(row: Option<&FenceRow>, plane_id: Uuid, enforced: bool) -> FenceSeen {
+    match row.filter(|row| row.plane_id == plane_id.to_string()) {
+        None => FenceSeen::Missing,
+        Some(row) if row.mode != FenceMode::Purged.as_str() => FenceSeen::Outdated,
+        Some(_) if enforced => FenceSeen::Purged,
+        Some(_) => FenceSeen::Missing,
+    }
+}
+
+/// The different embeddings among what is known.
+pub(crate) fn known_vectors(known: &[Known]) -> Vec<Value> {
+    let mut vectors: Vec<Value> = Vec::new();
+    for vector in known.iter().filter_map(|known| known.vector.as_ref()).map(lethe_stages::record::KnownVector::value) {
+        if !vectors.iter().any(|other| identical(other, &vector)) {
+            vectors.push(vector);
+        }
+    }
+    vectors
+}
+
+/// Whether a record, found without regard to planes, is what is known by its digest: as it is, or with the plane's own value where
+/// somebody moved it out of the mapping's sight. `plane`: the column that tells planes apart, and the plane's value.
+pub(crate) fn is_known(known: &Known, seen: &Record, salt: &Salt, plane: Option<(usize, &str)>) -> bool {
+    if known.key != seen.key {
+        return false;
+    }
+    if seen.digest(Some(salt)) == known.digest {
+        return true;
+    }
+    let Some((column, value)) = plane.filter(|(column, _)| *column < seen.values.len()) else { return false };
+    let number = value.parse::<i64>().ok().map(Value::Integer);
+    [Some(Value::Text(value.to_owned())), number].into_iter().flatten().any(|value| {
+        let mut moved = seen.clone();
+        moved.values[column] = value;
+        moved.digest(Some(salt)) == known.digest
+    })
+}
+
 /// The refusal of a table that another plane is fenced in by another column.
 pub(crate) fn told_apart_by(doing: &str, other: &str) -> PortError {
     PortError::Permanent(format!("{doing}: it is fenced by column `{other}` already, and one table is told apart by one column"))
@@ -121,6 +160,16 @@ pub(crate) fn different(records: &[Record], column: usize) -> Vec<&Value> {
     known
 }
 
+/// Whether a record is nobody's, or of a plane whose name differs from ours in nothing but case and outer white space.
+pub(crate) fn nobodys_or_ours(seen: &Record, plane: Option<(usize, &str)>) -> bool {
+    let Some((column, plane)) = plane else { return true };
+    match seen.values.get(column) {
+        Some(Value::Text(text)) => text.trim().to_lowercase() == plane.trim().to_lowercase(),
+        Some(Value::Integer(number)) => number.to_string() == plane.trim(),
+        _ => true,
+    }
+}
+
 /// Whether a record, found without regard to planes, is what a sample of the plane was: same key, same content, and either nobody's or
 /// of a plane whose name differs from ours in nothing but case and outer white space: what a move out of the mapping's sight looks like.
 pub(crate) fn still(sample: &Record, seen: &Record, plane_column: Option<usize>, plane: Option<&str>) -> bool {
@@ -129,10 +178,30 @@ pub(crate) fn still(sample: &Record, seen: &Record, plane_column: Option<usize>,
         (Some(left), Some(right)) => identical(left, right),
         _ => false,
     };
-    let ours = match plane_column.and_then(|column| seen.values.get(column)) {
-        Some(Value::Text(text)) => plane.is_none_or(|plane| text.trim().to_lowercase() == plane.trim().to_lowercase()),
-        Some(Value::Integer(number)) => plane.is_none_or(|plane| number.to_string() == plane.trim()),
-        _ => true,
-    };
+    let ours = nobodys_or_ours(seen, plane_column.zip(plane));
     sample.key == seen.key && ours && columns.filter(|column| Some(*column) != plane_column).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_record_is_found_wherever_it_was_moved_and_no_other_is() {
+        let salt = Salt([5; 32]);
+        let record = |plane: Value, body: &str| Record {
+            key: Key::Integer(1),
+            values: vec![Value::Integer(1), plane, Value::Text(body.into())],
+        };
+        let known = |record: &Record| Known { key: record.key.clone(), digest: record.digest(Some(&salt)), vector: None };
+        let sample = known(&record(Value::Text("p1".into()), "old"));
+        let plane = Some((1, "p1"));
+        for moved in [Value::Text("p1".into()), Value::Text("P1 ".into()), Value::Null] {
+            assert!(is_known(&sample, &record(moved, "old"), &salt, plane));
+        }
+        assert!(!is_known(&sample, &record(Value::Text("p1".into()), "new"), &salt, plane), "a new record under an old key");
+        assert!(!is_known(&sample, &record(Value::Null, "old"), &salt, None), "nobody says which column tells planes apart");
+        let numbered = known(&record(Value::Integer(7), "old"));
+        assert!(is_known(&numbered, &record(Value::Null, "old"), &salt, Some((1, "7"))));
+    }
 }

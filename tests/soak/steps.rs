@@ -264,6 +264,6 @@ impl StageHandler for NoWork {
             encryption: "none".into(),
             stores: Vec::new(),
         });
-        Ok(StageOutcome::Done(Done { evidence: json!({"stores": []}), manifest }))
+        Ok(StageOutcome::Done(Done { evidence: json!({"stores": []}), manifest, known: Vec::new() }))
     }
 }

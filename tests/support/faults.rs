@@ -14,8 +14,9 @@ use lethe_stages::{
     manifest::Part,
     ports::{
         Archive, Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PartContents, PartDraft, PortError,
+        Recurrence,
     },
-    record::{Column, Key, Record, RecordDigest, Salt},
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
     suspension::Dependent,
 };
 use lethe_stores::{ArchiveCheck, Mapping, StoreCheck};
@@ -210,6 +211,9 @@ impl KnowledgeStore for FaultyStore {
     }
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
         self.plan.through("store.prove_empty", self.inner.prove_empty(samples)).await
+    }
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        self.plan.through("store.look_again", self.inner.look_again(known, salt)).await
     }
 }
 

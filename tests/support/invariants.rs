@@ -24,7 +24,24 @@ const PROMISES: &[(&str, &str)] = &[
         "nothing follows PURGED",
         "SELECT count(*) FROM trail t JOIN trail later ON later.chain = t.chain AND later.sequence_no > t.sequence_no
          WHERE t.event_type = 'TRANSITION' AND t.body ->> 'to_state' = 'PURGED'
-         AND later.event_type NOT IN ('BLOCKED', 'HOLD_PLACED', 'HOLD_RELEASED')",
+         AND later.event_type NOT IN ('BLOCKED', 'HOLD_PLACED', 'HOLD_RELEASED', 'PROBED', 'RECURRED', 'PROBE_FAILED', 'PROBE_REQUESTED',
+            'FINDING_CLOSED', 'ATTESTATION_PROPOSED', 'ATTESTED')",
+    ),
+    (
+        "no probe is claimed before it is due, and each that ended is on record once",
+        "SELECT count(*) FROM probes p WHERE (p.finished_at < p.due_at AND p.status <> 'withdrawn') OR (p.status IN ('clean', 'found') AND
+            (SELECT count(*) FROM trail t WHERE t.plane_id = p.plane_id AND t.event_type IN ('PROBED', 'RECURRED')
+            AND t.body LIKE '%\"probe_id\":\"' || p.id || '\"%') <> 1)",
+    ),
+    (
+        "what a purged plane is looked for by is kept while it may still be asked for, and no longer",
+        "SELECT count(*) FROM probe_scopes s JOIN planes p ON p.id = s.plane_id WHERE p.state <> 'PURGED' OR NOT EXISTS (SELECT 1 FROM probes q
+         WHERE q.plane_id = s.plane_id AND (q.status IN ('queued', 'running', 'failed') OR EXISTS (SELECT 1 FROM findings f
+         WHERE f.plane_id = s.plane_id AND f.status = 'open')))",
+    ),
+    (
+        "no finding is closed that was seen after the last clean probe",
+        "SELECT count(*) FROM findings f WHERE f.status = 'closed' AND (f.clean_at IS NULL OR f.clean_at < f.seen_at)",
     ),
     (
         "no cancel once the plane was deactivated",

@@ -10,7 +10,7 @@ use std::{
 
 use chrono::TimeDelta;
 use lethe_ledger::{Actor, Assurance};
-use lethe_stages::{EvictMode, GraceAccess, Ground, canonical};
+use lethe_stages::{EvictMode, GraceAccess, Ground, Keep, canonical};
 use lethe_stores::{
     Control, Controls, Paces,
     channels::{Channels, CommandChannel, FileChannel, WebhookChannel},
@@ -92,6 +92,8 @@ pub struct Config {
     pub hold: HoldConfig,
     /// Purges.
     pub purge: PurgeConfig,
+    /// Probes after a purge.
+    pub probe: ProbeConfig,
     /// Knowledge stores.
     pub store: StoreConfig,
     /// Archives.
@@ -284,6 +286,25 @@ pub struct HoldConfig {
 pub struct PurgeConfig {
     /// Most purges an hour.
     pub per_hour_max: i64,
+}
+
+/// See `[probe]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// When a purged plane is asked after again, from its purge on.
+    pub after: Vec<Span>,
+    /// How long after a probe the next one follows, while a finding is open.
+    pub again: Span,
+    /// What is kept for them of a plane's records.
+    pub keep: Keep,
+}
+
+impl ProbeConfig {
+    /// What a purge keeps of a plane's records: nothing where nobody asks afterwards.
+    pub fn kept(&self) -> Keep {
+        if self.after.is_empty() { Keep::None } else { self.keep }
+    }
 }
 
 /// See `[store]`.
@@ -524,6 +545,9 @@ impl Config {
             if terms.retention.0 > TimeDelta::zero() && terms.retention_basis.as_deref().unwrap_or("").trim().is_empty() {
                 return Err(format!("grounds.{ground}.retention_basis is missing: a retention above 0 names its legal basis"));
             }
+        }
+        if self.probe.again.0 < TimeDelta::seconds(1) {
+            return Err("probe.again must be at least 1s".into());
         }
         if self.queue.tenant_in_flight_max < 1 {
             return Err("queue.tenant_in_flight_max must be at least 1".into());

@@ -10,8 +10,8 @@ use lethe_ledger::{Case, Ledger};
 use lethe_stages::{
     Code, Permit, Refusal, Step,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
-    record::{Column, Key, Record, RecordDigest, Salt},
+    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError, Recurrence},
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
 };
 use serde_json::{Value as Json, json};
 
@@ -137,6 +137,10 @@ impl KnowledgeStore for Open {
 
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
         self.store.unfence(epoch).await
+    }
+
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        self.store.look_again(known, salt).await
     }
 
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {

@@ -77,7 +77,7 @@ async fn export(context: &StageContext) -> Result<StageOutcome, StageError> {
             "source_rows_before": store.source_rows_before, "source_rows_after": store.source_rows_after, "read_back": "equal",
         })).collect::<Vec<_>>(),
     });
-    Ok(StageOutcome::Done(Done { evidence, manifest: Some(manifest) }))
+    Ok(StageOutcome::Done(Done { evidence, manifest: Some(manifest), known: Vec::new() }))
 }
 
 async fn evict(context: &StageContext) -> Result<StageOutcome, StageError> {
@@ -109,7 +109,7 @@ async fn evict(context: &StageContext) -> Result<StageOutcome, StageError> {
     for (binding, bound) in context.stores.iter().enumerate() {
         let proof = removal::scrub_and_prove(context, permit, &manifest, binding, bound).await;
         let proof = proof.map_err(|error| error.of_store(binding))?;
-        evidence.push(json!({"removed": stores[binding].to_json(), "proof": proof}));
+        evidence.push(json!({"removed": stores[binding].to_json(), "proof": proof.evidence}));
     }
     reached(CrashPoint::EvictScrubbed);
     Ok(Done::with(json!({"manifest_sha256": permit.manifest_sha256(), "stores": evidence})))

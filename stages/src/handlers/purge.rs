@@ -5,13 +5,14 @@
 //! If we die in it, the same permit's facts let the next run go on: what is gone is gone, the rest follows.
 
 use async_trait::async_trait;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
-use super::removal;
+use super::removal::{self, Proved};
 use crate::{
     Code, Permit, Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
+    destruction::Attested,
     lifecycle::FenceMode,
     manifest::Manifest,
     ports::{BoundStore, DELETE_KEYS_MAX, PortError},
@@ -39,9 +40,15 @@ impl StageHandler for Purge {
         }
         super::all_answer(context).await?;
 
-        let mut stores = Vec::new();
+        let (mut stores, mut known) = (Vec::new(), Vec::new());
         for (binding, bound) in context.stores.iter().enumerate() {
-            stores.push(purge_store(context, permit, &manifest, binding, bound).await.map_err(|error| error.of_store(binding))?);
+            let purged = match &bound.attested {
+                Some(attested) => attested_gone(bound, attested).await,
+                None => purge_store(context, permit, &manifest, binding, bound).await,
+            };
+            let purged = purged.map_err(|error| error.of_store(binding))?;
+            stores.push(purged.evidence);
+            known.push(purged.known);
         }
         reached(CrashPoint::PurgeStoresEmpty);
 
@@ -49,10 +56,11 @@ impl StageHandler for Purge {
             return Ok(waits);
         }
         let deleted = delete_archive(context, &manifest).await?;
-        Ok(Done::with(json!({
+        let evidence = json!({
             "manifest_sha256": permit.manifest_sha256(), "policy_revision": permit.policy_revision(),
             "stores": stores, "archive": {"objects_deleted": deleted, "objects_left": 0},
-        })))
+        });
+        Ok(StageOutcome::Done(Done { evidence, manifest: None, known }))
     }
 }
 
@@ -63,7 +71,8 @@ async fn purge_store(
     manifest: &Manifest,
     binding: usize,
     bound: &BoundStore,
-) -> Result<Json, StageError> {
+) -> Result<Proved, StageError> {
+    let inventoried = removal::known_of_inventory(context, manifest, bound).await?;
     // After an evict there is nothing to remove; a record that is there now came later, and nobody approved its end.
     let removed = removal::remove_exported(context, permit, manifest, binding, bound).await?;
     if removed.remaining > 0 {
@@ -76,10 +85,32 @@ async fn purge_store(
             ),
         ));
     }
-    let proof = removal::scrub_and_prove(context, permit, manifest, binding, bound).await?;
+    let Proved { evidence: proof, mut known } = removal::scrub_and_prove(context, permit, manifest, binding, bound).await?;
+    known.extend(inventoried);
     let doing = format!("close {} in store {} for good", bound.resource, bound.name);
     bound.store.fence(FenceMode::Purged, context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
-    Ok(json!({"removed": removed.to_json(), "proof": proof}))
+    Ok(Proved { evidence: json!({"removed": removed.to_json(), "proof": proof, "known_after": known.len()}), known })
+}
+
+/// Skips a store of which two persons attested that it is gone: nothing of it is verified, and the evidence says so. One that answers
+/// with its fence is there, whatever was attested.
+async fn attested_gone(bound: &BoundStore, attested: &Attested) -> Result<Proved, StageError> {
+    let said = match bound.store.prove_empty(&[]).await {
+        Ok(_) => {
+            return Err(StageError::halt(
+                "STORE_ANSWERS",
+                format!("skip store {}, which was attested gone: it answers, and knows the plane", bound.name),
+            ));
+        }
+        Err(PortError::Transient(_)) => "no answer",
+        Err(PortError::WrongPlace(_)) => "another place answers",
+        Err(_) => "it cannot be used",
+    };
+    let evidence = json!({
+        "store": bound.name, "resource": bound.resource, "verified": false, "proof": "attested, not verified", "attested": attested,
+        "said": said,
+    });
+    Ok(Proved { evidence, known: Vec::new() })
 }
 
 /// Whether a lock forbids to delete the archive yet: then the purge waits for its date. It spends no attempt.

@@ -6,12 +6,12 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     Permit, canonical,
-    contract::{StageContext, StageError},
+    contract::{Keep, StageContext, StageError},
     crash::{CrashPoint, reached},
     manifest::{Contents, Manifest, Part, StoreManifest},
     permit::Destruction,
-    ports::{BoundStore, Erased, PartContents},
-    record::{Column, Key, Record, RecordDigest},
+    ports::{BoundStore, Erased, PageLimit, PartContents},
+    record::{Column, ColumnKind, Key, Known, KnownVector, Record, RecordDigest},
 };
 
 /// What became of one binding's records.
@@ -201,6 +201,12 @@ async fn erase(
     Ok(())
 }
 
+/// A store's proof, and what is kept of its samples for later probes.
+pub(super) struct Proved {
+    pub(super) evidence: Json,
+    pub(super) known: Vec<Known>,
+}
+
 /// Makes the bytes unreadable, then asks the store over a new connection, by count, by known keys and by known vectors.
 pub(super) async fn scrub_and_prove(
     context: &StageContext,
@@ -208,7 +214,7 @@ pub(super) async fn scrub_and_prove(
     manifest: &Manifest,
     binding: usize,
     bound: &BoundStore,
-) -> Result<Json, StageError> {
+) -> Result<Proved, StageError> {
     let scrubbed = bound.store.scrub(permit).await;
     let scrubbed = scrubbed.map_err(|error| StageError::port(&format!("scrub store {}", bound.name), error))?;
     let samples = samples(context, manifest, binding).await?;
@@ -223,7 +229,45 @@ pub(super) async fn scrub_and_prove(
             ),
         ));
     }
-    Ok(json!({"store": bound.name, "resource": bound.resource, "scrub": scrubbed, "empty": proof}))
+    let columns = manifest.stores.get(binding).map_or(&[][..], |exported| &exported.columns);
+    Ok(Proved {
+        evidence: json!({"store": bound.name, "resource": bound.resource, "scrub": scrubbed, "empty": proof}),
+        known: known(context, &samples, columns),
+    })
+}
+
+/// What an inventory's plane is known by: a page of the hot store, taken before anything of it is erased. An earlier run of this purge
+/// may have erased it already; then fewer are known, or none, and the evidence counts them.
+pub(super) async fn known_of_inventory(
+    context: &StageContext,
+    manifest: &Manifest,
+    bound: &BoundStore,
+) -> Result<Vec<Known>, StageError> {
+    if manifest.contents == Contents::Records || context.limits.keep == Keep::None {
+        return Ok(Vec::new());
+    }
+    let limit = PageLimit { rows_max: context.limits.samples_max, ..context.limits.part };
+    let port = |error| StageError::port(&format!("read store {}", bound.name), error);
+    let samples = bound.store.page(None, limit).await.map_err(port)?;
+    let columns = match context.limits.keep {
+        Keep::Vectors => bound.store.columns().await.map_err(port)?,
+        _ => Vec::new(),
+    };
+    Ok(known(context, &samples, &columns))
+}
+
+/// What is kept of samples: keys and salted digests, never content; embeddings only where the configuration says so.
+fn known(context: &StageContext, samples: &[Record], columns: &[Column]) -> Vec<Known> {
+    let keep = context.limits.keep;
+    if keep == Keep::None {
+        return Vec::new();
+    }
+    let salt = context.salt.for_probes();
+    let embedding = columns.iter().position(|column| matches!(column.kind, ColumnKind::VectorBlob | ColumnKind::VectorJson));
+    let embedding = embedding.filter(|_| keep == Keep::Vectors);
+    let vector = |record: &Record| embedding.and_then(|column| record.values.get(column)).and_then(KnownVector::of);
+    let of = |record: &Record| Known { key: record.key.clone(), digest: record.digest(Some(&salt)), vector: vector(record) };
+    samples.iter().take(context.limits.samples_max).map(of).collect()
 }
 
 /// Records known to have been in the store, from the first and the last part that can still be read.

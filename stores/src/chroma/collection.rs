@@ -63,6 +63,14 @@ impl Scope {
         }
     }
 
+    /// The collection of this name as it is now, whatever the fence remembers: a probe asks what is there.
+    pub(super) async fn as_found(api: &Api, mapping: &Mapping, plane_id: Uuid) -> Result<Self, PortError> {
+        let plane = mapping.plane_column.clone().zip(mapping.plane.clone());
+        let collection = api.collection(&mapping.table).await?;
+        let fence = fence::read(api, &mapping.table, plane.as_ref()).await?;
+        Ok(Self { name: mapping.table.clone(), plane, collection, fence, plane_id })
+    }
+
     /// Refuses a mapping that Chroma's records cannot have.
     pub(super) async fn can_serve(&self, api: &Api, mapping: &Mapping) -> Result<(), PortError> {
         let doing = api.doing("describe collection", &self.name);

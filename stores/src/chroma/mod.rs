@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
-    record::{Column, ColumnKind, Key, Record, RecordDigest, Salt},
+    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError, Recurrence},
+    record::{Column, ColumnKind, Key, Known, Record, RecordDigest, Salt},
 };
 use serde_json::Value as Json;
 use tokio::sync::Mutex;
@@ -129,5 +129,11 @@ impl KnowledgeStore for ChromaStore {
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
         let (api, scope) = self.scope().await?;
         proof::prove_empty(&api, &scope, self.plane_id, samples).await
+    }
+
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        let api = Api::connect(&self.database)?;
+        let scope = Scope::as_found(&api, &self.mapping, self.plane_id).await?;
+        proof::look_again(&api, &scope, self.plane_id, known, salt).await
     }
 }

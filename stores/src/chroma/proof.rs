@@ -4,8 +4,8 @@
 //! dropped, the server knows neither its name nor its id any more. It only reads, so nothing happens if we die in it.
 
 use lethe_stages::{
-    ports::{EmptinessProof, PortError},
-    record::{Record, Value},
+    ports::{EmptinessProof, PortError, Recurrence},
+    record::{Known, Record, Salt, Value},
 };
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use super::{
     collection::{RECORDS, Scope, ids_of, vector as as_bytes},
     fence,
 };
-use crate::verdict::{different, identical};
+use crate::verdict::{different, fence_seen, identical, is_known, known_vectors};
 
 /// Neighbours that a search is asked for.
 const NEIGHBOURS: usize = 40;
@@ -60,6 +60,63 @@ pub(super) async fn prove_empty(
         vectors_found,
         canary: fence::canary(fence),
     })
+}
+
+/// Asks again after a purge. Without a fence it answers too: what is there came back, whatever this database is.
+pub(super) async fn look_again(
+    api: &Api,
+    scope: &Scope,
+    plane_id: Uuid,
+    known: &[Known],
+    salt: &Salt,
+) -> Result<Recurrence, PortError> {
+    let doing = api.doing("look again in", &scope.name);
+    let fence = scope.fence.as_ref();
+    // The collection that was fenced: still there under another name, or replaced by one that Lethe did not drop it for.
+    let elsewhere = match (&scope.collection, fence) {
+        (None, Some(fence)) => api.answers_for(&fence.collection_id, &doing).await?,
+        (Some(found), Some(fence)) => !fence.dropped && found.id != fence.collection_id,
+        _ => false,
+    };
+    let vectors = known_vectors(known);
+    let vectors: Vec<&Value> = vectors.iter().collect();
+    let (mut remaining, mut keys_found, mut vectors_found) = (0, 0, 0);
+    if let Some(collection) = &scope.collection {
+        remaining = scope.count(api).await? + scope.blank_ids(api).await?.len() as u64;
+        for some in known.chunks(RECORDS) {
+            let ids = ids_of(some.iter().map(|one| &one.key), &doing)?;
+            let found = scope.anywhere(api, &ids).await?;
+            let same = |one: &Known| found.iter().any(|seen| is_known_here(scope, one, seen, salt));
+            keys_found += some.iter().filter(|one| same(one)).count() as u64;
+        }
+        for some in vectors.chunks(SEARCHED) {
+            vectors_found += found_by_search(api, scope, collection, some, &doing).await?;
+        }
+    }
+    Ok(Recurrence {
+        fence: fence_seen(fence.map(|fence| &fence.row), plane_id, !elsewhere),
+        remaining,
+        keys_probed: known.len() as u64,
+        keys_found,
+        vectors_probed: vectors.len() as u64,
+        vectors_found,
+    })
+}
+
+/// Whether a record is what is known by its digest: as it is, or with the plane's own value in its metadata.
+fn is_known_here(scope: &Scope, known: &Known, seen: &Record, salt: &Salt) -> bool {
+    if is_known(known, seen, salt, None) {
+        return true;
+    }
+    let Some((field, value)) = &scope.plane else { return false };
+    let mut moved = seen.clone();
+    let mut fields: Json = match &seen.values[METADATA] {
+        Value::Text(text) => serde_json::from_str(text).unwrap_or_default(),
+        _ => json!({}),
+    };
+    fields[field.as_str()] = json!(value);
+    moved.values[METADATA] = Value::Text(fields.to_string());
+    is_known(known, &moved, salt, None)
 }
 
 /// How many samples are in the collection under their ids, with their content, whatever plane they say they are of.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use lethe_stages::{
     Permit, canonical,
     lifecycle::FenceMode,
-    ports::{Erased, KnowledgeStore, PageLimit, PortError},
-    record::{Key, Record, RecordDigest},
+    ports::{Erased, FenceSeen, KnowledgeStore, PageLimit, PortError, Recurrence},
+    record::{Key, Known, KnownVector, Record, RecordDigest, Salt},
 };
 use uuid::Uuid;
 
@@ -73,6 +73,8 @@ pub(super) struct Bench<'a> {
     neighbours: Records,
     known: Vec<Record>,
     has_vectors: bool,
+    /// The place of the embedding among a record's values.
+    embedding: Option<usize>,
     /// Whether the store says that its fence does not refuse everything.
     leaky: bool,
     users: Users,
@@ -134,6 +136,8 @@ impl<'a> Bench<'a> {
         let open = |mapping, id| open_store(url, mapping, id);
         let (store, neighbour, stranger) = (open(mapping, own)?, open(&asked.neighbour, neighbour)?, open(mapping, stranger)?);
         let described = store.describe().await?;
+        let columns = store.columns().await?;
+        let embedding = columns.iter().position(|column| Some(&column.name) == mapping.embedding.as_ref());
         let beside = neighbour.describe().await?;
         let unusable = |why: String| NoBench::Unusable(PortError::Permanent(format!("test {}: {why}", described.resource)));
         let one = described.plane_column.is_none() || described.plane_value == beside.plane_value;
@@ -156,6 +160,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             known: now.values().step_by(now.len().div_ceil(SAMPLES)).map(|(record, _)| record.clone()).collect(),
             has_vectors: mapping.embedding.is_some(),
+            embedding,
             protocol: ProtocolStore::of_url(url, mapping, own)?,
             store,
             neighbour,
@@ -272,6 +277,8 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) async fn proves_nothing_unfenced(&self) -> Said {
+        let seen = self.look_again().await?;
+        ensure(!seen.fence_stands(), || format!("asked again, it says that a fence stands ({})", seen.fence))?;
         match self.store.prove_empty(&self.known).await {
             Err(PortError::WrongPlace(said)) => kept(said),
             Err(error) => Err(format!("it should say that this is the wrong place, and says: {error}")),
@@ -372,7 +379,25 @@ impl<'a> Bench<'a> {
         ensure(proof.vectors_found == proof.vectors_probed && (proof.vectors_probed > 0) == self.has_vectors, || {
             format!("it looked for {} known vectors and found {}", proof.vectors_probed, proof.vectors_found)
         })?;
+        let seen = self.look_again().await?;
+        ensure(seen.remaining == there && seen.keys_found == known && seen.keys_probed == known, || {
+            format!("asked by digests, it counts {} and finds {} of {known}", seen.remaining, seen.keys_found)
+        })?;
+        ensure(seen.vectors_found == seen.vectors_probed && (seen.vectors_probed > 0) == self.has_vectors, || {
+            format!("asked by digests, it looked for {} known vectors and found {}", seen.vectors_probed, seen.vectors_found)
+        })?;
+        ensure(seen.fence != FenceSeen::Purged, || "it says that the plane was purged, and it was not".into())?;
         kept(format!("{known} record(s), {} vector(s)", proof.vectors_found))
+    }
+
+    /// What a probe asks after a purge: by keys and digests, and by vectors.
+    async fn look_again(&self) -> Result<Recurrence, String> {
+        let salt = Salt([9; 32]);
+        let vector = |record: &Record| self.embedding.and_then(|column| KnownVector::of(&record.values[column]));
+        let known =
+            |record: &Record| Known { key: record.key.clone(), digest: record.digest(Some(&salt)), vector: vector(record) };
+        let known: Vec<_> = self.known.iter().map(known).collect();
+        self.store.look_again(&known, &salt).await.map_err(failed)
     }
 
     pub(super) async fn opened(&mut self) -> Said {
@@ -518,6 +543,8 @@ impl<'a> Bench<'a> {
         self.epoch += 1;
         let opened = self.store.unfence(self.epoch).await;
         ensure(opened.is_err(), || "it opens a plane that was purged".into())?;
+        let seen = self.look_again().await?;
+        ensure(seen.is_clean(), || format!("asked again after the purge, it says: {seen:?}"))?;
         self.users_may(Some(false), None).await
     }
 

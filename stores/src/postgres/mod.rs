@@ -25,8 +25,8 @@ use async_trait::async_trait;
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
-    record::{Column, Key, Record, RecordDigest, Salt},
+    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError, Recurrence},
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
 };
 use serde_json::Value as Json;
 use sqlx::{Row, postgres::PgConnection};
@@ -173,6 +173,14 @@ impl KnowledgeStore for PostgresStore {
         let proof = self.reading_over(&mut connection, prove).await?;
         close(connection).await;
         Ok(proof)
+    }
+
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        let mut connection = connect(&self.server).await?;
+        let look = async |tx: &mut PgConnection, table: &Table| proof::look_again(tx, table, self.plane_id, known, salt).await;
+        let seen = self.reading_over(&mut connection, look).await?;
+        close(connection).await;
+        Ok(seen)
     }
 }
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use lethe_stages::{
-    ports::{EmptinessProof, PortError},
-    record::{Key, Record, Value},
+    ports::{EmptinessProof, PortError, Recurrence},
+    record::{Key, Known, Record, Salt, Value},
 };
 use sqlx::{Row, postgres::PgConnection};
 use uuid::Uuid;
@@ -20,7 +20,7 @@ use super::{
     schema::Table,
     sql::{Param, Sql, name, statement},
 };
-use crate::verdict::{different, identical};
+use crate::verdict::{different, fence_seen, identical, is_known, known_vectors};
 
 /// Neighbours that a search is asked for; pgvector's indexes answer with about as many.
 const NEIGHBOURS: usize = 40;
@@ -53,7 +53,8 @@ pub(super) async fn prove_empty(
         found.extend(still_there(connection, table, samples).await?);
     }
     look(connection, false).await?;
-    let (vectors_probed, vectors_found) = vectors(connection, table, samples).await?;
+    let known = table.embedding.map_or_else(Vec::new, |embedding| different(samples, embedding));
+    let (vectors_probed, vectors_found) = vectors(connection, table, &known).await?;
     let searched =
         table.vector_index.as_ref().map_or(String::new(), |index| format!(", searched by {} index {}", index.method, index.name));
     Ok(EmptinessProof {
@@ -64,6 +65,47 @@ pub(super) async fn prove_empty(
         vectors_found,
         // Without the plane's value: this stays in the trail for ever.
         canary: format!("row of lethe_fence for plane {}, mode {}, epoch {}{searched}", row.plane_id, row.mode, row.epoch),
+    })
+}
+
+/// Asks again after a purge, through the indexes and past them. Without a fence it answers too: what is there came back, whatever this
+/// database is.
+pub(super) async fn look_again(
+    connection: &mut PgConnection,
+    table: &Table,
+    plane_id: Uuid,
+    known: &[Known],
+    salt: &Salt,
+) -> Result<Recurrence, PortError> {
+    let doing = format!("look again in table {}", table.resource());
+    let row = fence::read(connection, table).await?;
+    let enforced = match &row {
+        Some(row) => match guard::stands(connection, table, row, &doing).await {
+            Err(PortError::WrongPlace(_)) => false,
+            other => other.map(|()| true)?,
+        },
+        None => false,
+    };
+    let plane = table.plane.as_ref().map(|plane| (plane.column, plane.text.as_str()));
+    let keys: Vec<&Key> = known.iter().map(|one| &one.key).collect();
+    let (mut remaining, mut found) = (0, BTreeSet::new());
+    for past_indexes in [false, true] {
+        look(connection, past_indexes).await?;
+        remaining = read::count(connection, table).await?.max(remaining);
+        for seen in anywhere(connection, table, &keys).await? {
+            found.extend(known.iter().position(|one| is_known(one, &seen, salt, plane)));
+        }
+    }
+    look(connection, false).await?;
+    let known_vectors = known_vectors(known);
+    let (vectors_probed, vectors_found) = vectors(connection, table, &known_vectors.iter().collect::<Vec<_>>()).await?;
+    Ok(Recurrence {
+        fence: fence_seen(row.as_ref(), plane_id, enforced),
+        remaining,
+        keys_probed: known.len() as u64,
+        keys_found: found.len() as u64,
+        vectors_probed,
+        vectors_found,
     })
 }
 
@@ -85,6 +127,22 @@ async fn look(connection: &mut PgConnection, past_indexes: bool) -> Result<(), P
 /// The places of those samples whose key and content are anywhere in the table, whatever plane they say they are of.
 async fn still_there(connection: &mut PgConnection, table: &Table, samples: &[Record]) -> Result<Vec<usize>, PortError> {
     let keys: Vec<&Key> = samples.iter().map(|sample| &sample.key).collect();
+    let plane_column = table.plane.as_ref().map(|plane| plane.column);
+    let mut found = Vec::new();
+    for seen in anywhere(connection, table, &keys).await? {
+        let same = |sample: &Record| {
+            sample.key == seen.key
+                && (0..table.columns.len())
+                    .filter(|column| Some(*column) != plane_column)
+                    .all(|column| identical(&seen.values[column], &sample.values[column]))
+        };
+        found.extend(samples.iter().position(same));
+    }
+    Ok(found)
+}
+
+/// The records under these keys that may be the plane's, whatever plane they say they are of.
+async fn anywhere(connection: &mut PgConnection, table: &Table, keys: &[&Key]) -> Result<Vec<Record>, PortError> {
     let Some(bound) = table.key_class.params(keys.iter().copied()).filter(|_| !keys.is_empty()) else {
         return keys.first().map_or(Ok(Vec::new()), |key| Err(read::not_of_this_table(table, key)));
     };
@@ -103,29 +161,16 @@ async fn still_there(connection: &mut PgConnection, table: &Table, samples: &[Re
     }
     let rows = query.query().fetch_all(connection).await;
     let rows = rows.map_err(failed(format!("look for known keys in table {}", table.resource())))?;
-    let plane_column = table.plane.as_ref().map(|plane| plane.column);
-    let mut found = Vec::new();
-    for row in &rows {
-        let seen = record(row, table)?;
-        let same = |sample: &Record| {
-            sample.key == seen.key
-                && (0..table.columns.len())
-                    .filter(|column| Some(*column) != plane_column)
-                    .all(|column| identical(&seen.values[column], &sample.values[column]))
-        };
-        found.extend(samples.iter().position(same));
-    }
-    Ok(found)
+    rows.iter().map(|row| record(row, table)).collect()
 }
 
-/// How many different embeddings were sampled, and how many of them a record of the plane or of no plane still has: by equality, and,
+/// How many different embeddings are known, and how many of them a record of the plane or of no plane still has: by equality, and,
 /// where they are of pgvector's type, among the nearest neighbours that a query by that very vector finds.
-async fn vectors(connection: &mut PgConnection, table: &Table, samples: &[Record]) -> Result<(u64, u64), PortError> {
-    let Some(embedding) = table.embedding else { return Ok((0, 0)) };
-    let known = different(samples, embedding);
+async fn vectors(connection: &mut PgConnection, table: &Table, known: &[&Value]) -> Result<(u64, u64), PortError> {
+    let Some(embedding) = table.embedding.filter(|_| !known.is_empty()) else { return Ok((0, 0)) };
     let column = &table.columns[embedding];
     let (mut blobs, mut written, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-    for value in &known {
+    for value in known {
         match value {
             Value::Blob(bytes) => {
                 blobs.push(sent(&column.class, bytes));

@@ -11,8 +11,10 @@ use hyper::{Method, StatusCode};
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, Fenced, KnowledgeStore, PageLimit, PortError},
-    record::{Column, Key, Record, RecordDigest, Salt},
+    ports::{
+        Description, EmptinessProof, Erased, FenceReport, FenceSeen, Fenced, KnowledgeStore, PageLimit, PortError, Recurrence,
+    },
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value as Json, json};
@@ -74,6 +76,9 @@ struct Probed {
     count: u64,
     #[serde(default)]
     vectors_found: u64,
+    /// How far the fence is closed; servers written before there were probes do not say.
+    #[serde(default)]
+    mode: Option<String>,
 }
 
 impl ProtocolStore {
@@ -292,6 +297,50 @@ impl KnowledgeStore for ProtocolStore {
             vectors_probed: vectors.len() as u64,
             vectors_found: probed.vectors_found,
             canary: probed.canary.chars().take(300).collect(),
+        })
+    }
+
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        let (client, doing) = (self.connect()?, self.doing("look again in"));
+        let columns = wire::columns(&self.described().await?.columns, &self.mapping.key, &doing)?;
+        let plane_column = columns.iter().position(|column| Some(&column.name) == self.mapping.plane_column.as_ref());
+        let plane = plane_column.zip(self.mapping.plane.as_deref());
+        let vectors: Vec<_> = verdict::known_vectors(known).iter().filter_map(vector_to_json).collect();
+        let probed = self.ask::<Probed>(&client, "probe", json!({"vectors": vectors}), &doing).await;
+        let (fence, remaining, vectors_found) = match probed {
+            Ok(probed) => {
+                let fence = match probed.mode.as_deref() {
+                    _ if probed.plane_id != self.plane_id => FenceSeen::Missing,
+                    None => FenceSeen::Unsaid,
+                    Some("purged") => FenceSeen::Purged,
+                    Some(_) => FenceSeen::Outdated,
+                };
+                (fence, probed.count, probed.vectors_found)
+            }
+            // No fence of the scope: what is there is counted all the same.
+            Err(PortError::WrongPlace(_)) => {
+                let counted: Counted = self.ask(&client, "count", json!({}), &doing).await?;
+                (FenceSeen::Missing, counted.count, 0)
+            }
+            Err(error) => return Err(error),
+        };
+        let keys: Vec<_> = known.iter().map(|one| key_to_json(&one.key)).collect();
+        let mut found = std::collections::BTreeSet::new();
+        if !keys.is_empty() {
+            let mut records = self.records(&client, "lookup", json!({"keys": keys, "anywhere": true}), &doing).await?;
+            while let Some((seen, _)) = records.next().await? {
+                // A neighbour may rightly hold the same record under the same key, where keys are unique within a plane only.
+                let ours = verdict::nobodys_or_ours(&seen, plane);
+                found.extend(known.iter().position(|one| ours && verdict::is_known(one, &seen, salt, plane)));
+            }
+        }
+        Ok(Recurrence {
+            fence,
+            remaining,
+            keys_probed: known.len() as u64,
+            keys_found: found.len() as u64,
+            vectors_probed: vectors.len() as u64,
+            vectors_found,
         })
     }
 }

@@ -26,8 +26,8 @@ use async_trait::async_trait;
 use lethe_stages::{
     Permit,
     lifecycle::FenceMode,
-    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError},
-    record::{Column, Key, Record, RecordDigest, Salt},
+    ports::{Description, EmptinessProof, Erased, FenceReport, KnowledgeStore, PageLimit, PortError, Recurrence},
+    record::{Column, Key, Known, Record, RecordDigest, Salt},
 };
 use serde_json::Value as Json;
 use sqlx::{Row, sqlite::SqliteConnection};
@@ -152,6 +152,13 @@ impl KnowledgeStore for SqliteStore {
         let proof = proof::prove_empty(&mut connection, &table, self.plane_id, samples).await?;
         close(connection).await;
         Ok(proof)
+    }
+
+    async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
+        let (mut connection, table) = self.reading().await?;
+        let seen = proof::look_again(&mut connection, &table, self.plane_id, known, salt).await?;
+        close(connection).await;
+        Ok(seen)
     }
 }
 

@@ -4,8 +4,8 @@
 //! nothing happens if we die in it.
 
 use lethe_stages::{
-    ports::{EmptinessProof, PortError},
-    record::{Record, Value},
+    ports::{EmptinessProof, PortError, Recurrence},
+    record::{Key, Known, Record, Salt, Value},
 };
 use sqlx::{Row, sqlite::SqliteConnection};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use super::{
     sql::{Sql, key_value, name},
     triggers,
 };
-use crate::verdict::{different, identical};
+use crate::verdict::{different, fence_seen, identical, is_known, known_vectors};
 
 /// Asks for the plane's records, and for `samples` without relying on the plane column.
 pub(super) async fn prove_empty(
@@ -46,7 +46,8 @@ pub(super) async fn prove_empty(
     for sample in samples {
         keys_found += u64::from(still_there(connection, table, sample).await?);
     }
-    let (vectors_probed, vectors_found) = vectors(connection, table, samples).await?;
+    let known = table.embedding.map_or_else(Vec::new, |embedding| different(samples, embedding));
+    let (vectors_probed, vectors_found) = vectors(connection, table, &known).await?;
     Ok(EmptinessProof {
         remaining,
         keys_probed: samples.len() as u64,
@@ -58,9 +59,48 @@ pub(super) async fn prove_empty(
     })
 }
 
+/// Asks again after a purge. Without a fence it answers too: what is there came back, whatever this file is.
+pub(super) async fn look_again(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    plane_id: Uuid,
+    known: &[Known],
+    salt: &Salt,
+) -> Result<Recurrence, PortError> {
+    let row = fence::read(connection, table).await?;
+    let enforced = triggers::all_there(connection, table).await?;
+    let plane = table.plane.as_ref().map(|plane| (plane.column, plane.text.as_str()));
+    let mut keys_found = 0;
+    for one in known {
+        let seen = anywhere(connection, table, &one.key).await?;
+        keys_found += u64::from(seen.iter().any(|seen| is_known(one, seen, salt, plane)));
+    }
+    let known_vectors = known_vectors(known);
+    let (vectors_probed, vectors_found) = vectors(connection, table, &known_vectors.iter().collect::<Vec<_>>()).await?;
+    Ok(Recurrence {
+        fence: fence_seen(row.as_ref(), plane_id, enforced),
+        remaining: read::count(connection, table).await?,
+        keys_probed: known.len() as u64,
+        keys_found,
+        vectors_probed,
+        vectors_found,
+    })
+}
+
 /// Whether a record with the sample's key and content is anywhere in the table, whatever plane it says it is of.
 async fn still_there(connection: &mut SqliteConnection, table: &Table, sample: &Record) -> Result<bool, PortError> {
-    let (key, value) = (table.quoted_key(), key_value(&sample.key));
+    let plane_column = table.plane.as_ref().map(|plane| plane.column);
+    let same = |found: &Record| {
+        (0..table.columns.len())
+            .filter(|column| Some(*column) != plane_column)
+            .all(|column| identical(&found.values[column], &sample.values[column]))
+    };
+    Ok(anywhere(connection, table, &sample.key).await?.iter().any(same))
+}
+
+/// The records under a key that may be the plane's, whatever plane they say they are of.
+async fn anywhere(connection: &mut SqliteConnection, table: &Table, key: &Key) -> Result<Vec<Record>, PortError> {
+    let (key, value) = (table.quoted_key(), key_value(key));
     let mut query = Sql::new(format!("SELECT {} FROM {} WHERE {key} = ", table.quoted_columns(), table.quoted()))
         .value(value.clone())
         .text(format!(" AND {key} = "))
@@ -78,21 +118,12 @@ async fn still_there(connection: &mut SqliteConnection, table: &Table, sample: &
     }
     let rows =
         query.query().fetch_all(connection).await.map_err(failed(format!("look for known keys in table {}", table.name)))?;
-    let plane_column = table.plane.as_ref().map(|plane| plane.column);
-    for row in &rows {
-        let found = record(row, table)?;
-        let same = (0..table.columns.len()).filter(|column| Some(*column) != plane_column);
-        if same.clone().all(|column| identical(&found.values[column], &sample.values[column])) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    rows.iter().map(|row| record(row, table)).collect()
 }
 
-/// How many different embeddings were sampled, and how many of them a record of the plane or of no plane still has.
-async fn vectors(connection: &mut SqliteConnection, table: &Table, samples: &[Record]) -> Result<(u64, u64), PortError> {
+/// How many different embeddings are known, and how many of them a record of the plane or of no plane still has.
+async fn vectors(connection: &mut SqliteConnection, table: &Table, known: &[&Value]) -> Result<(u64, u64), PortError> {
     let Some(embedding) = table.embedding else { return Ok((0, 0)) };
-    let known = different(samples, embedding);
     if known.is_empty() {
         return Ok((0, 0));
     }

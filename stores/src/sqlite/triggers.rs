@@ -113,6 +113,22 @@ pub(super) async fn stand(tx: &mut SqliteConnection, table: &Table, row: &FenceR
     )))
 }
 
+/// Whether the table carries each of its triggers.
+pub(super) async fn all_there(connection: &mut SqliteConnection, table: &Table) -> Result<bool, PortError> {
+    for (trigger, _) in definitions(table) {
+        let found = statement("SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = ? AND tbl_name = ? COLLATE NOCASE")
+            .bind(trigger)
+            .bind(table.name.clone())
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(failed(format!("look for the triggers of table {}", table.name)))?;
+        if found.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Removes the table's triggers.
 pub(super) async fn remove(tx: &mut SqliteConnection, table: &Table) -> Result<(), PortError> {
     let doing = format!("drop the triggers of table {}", table.name);

@@ -132,7 +132,7 @@ pub(crate) enum Command {
     /// Runs and queries that use a plane
     #[command(subcommand)]
     Usage(UsageCommand),
-    /// The query endpoint's question
+    /// The query endpoint's question, and the ingestion's
     #[command(subcommand)]
     Access(AccessCommand),
     /// Offboardings: request, follow, cancel, retry
@@ -154,6 +154,12 @@ pub(crate) enum Command {
     /// Policies, which say who may do what and how many approvals a purge takes
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Probes of purged planes: whether anything came back
+    #[command(subcommand)]
+    Probe(ProbeCommand),
+    /// Findings: purged planes of which something came back
+    #[command(subcommand)]
+    Finding(FindingCommand),
     /// Legal holds, which forbid every destructive step
     #[command(subcommand)]
     Hold(HoldCommand),
@@ -272,6 +278,26 @@ pub(crate) enum StoreCommand {
         /// Do not ask for confirmation on a terminal
         #[arg(long)]
         yes: bool,
+    },
+    /// Attest that a store is gone, so that a plane's purge does not wait for it for ever; takes two persons, the second with --confirm
+    ///
+    /// Refused while the store answers. Nothing in it is verified then, and the plan, which is approved anew, and the trail say so.
+    Attest {
+        /// The store's name
+        #[arg(required_unless_present = "confirm")]
+        store: Option<String>,
+        /// For this plane's purge and probes: plane id or tenant/name
+        #[arg(long, value_name = "PLANE", required_unless_present = "confirm")]
+        plane: Option<String>,
+        /// What it is based on; its SHA-256 goes on record, the file stays with you
+        #[arg(long, value_name = "FILE", required_unless_present = "confirm")]
+        evidence: Option<PathBuf>,
+        /// Confirm what somebody else attested
+        #[arg(long, value_name = "ID", conflicts_with_all = ["store", "plane", "evidence"])]
+        confirm: Option<String>,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
     },
     /// List stores
     List,
@@ -401,13 +427,67 @@ pub(crate) enum UsageCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccessCommand {
-    /// May this token query this plane now?
+    /// May this token query this plane now? Or, with --write or --store: may data be written there now?
     Check {
         /// Plane id or tenant/name
+        #[arg(required_unless_present = "store")]
+        plane: Option<String>,
+        /// The token; read from LETHE_TOKEN, so that it does not stand in the process list. Writing takes none
+        #[arg(long, env = "LETHE_TOKEN", hide_env_values = true, required_unless_present_any = ["write", "store"])]
+        token: Option<String>,
+        /// Ask before writing instead: refused unless the plane is in service
+        #[arg(long)]
+        write: bool,
+        /// Ask before writing into a scope of this store, for who knows no plane
+        #[arg(long, value_name = "NAME", requires = "scope", conflicts_with = "plane")]
+        store: Option<String>,
+        /// The scope: 'table=…&plane_column=…&plane=…' as the store spells it; with key=… too, the store is asked how it does
+        #[arg(long, value_name = "MAPPING", requires = "store")]
+        scope: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProbeCommand {
+    /// Ask the stores and the archive of a purged plane now whether anything came back; exits with 1 if it did
+    Run {
+        /// Plane id or tenant/name
         plane: String,
-        /// The token; read from LETHE_TOKEN, so that it does not stand in the process list
-        #[arg(long, env = "LETHE_TOKEN", hide_env_values = true)]
-        token: String,
+    },
+    /// List probes
+    List {
+        /// Of this plane
+        #[arg(long, value_name = "PLANE")]
+        plane: Option<String>,
+        /// Only those that are due now, or failed
+        #[arg(long)]
+        due: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FindingCommand {
+    /// List open findings
+    List {
+        /// Of this plane
+        #[arg(long, value_name = "PLANE")]
+        plane: Option<String>,
+        /// Closed ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show a finding, and its plane's probes
+    Show {
+        /// Its id
+        finding: String,
+    },
+    /// Close a finding after a probe that found nothing; not by who requested the offboarding
+    Close {
+        /// Its id
+        finding: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
     },
 }
 

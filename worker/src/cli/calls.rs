@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use lethe_stages::LifecycleState;
+use lethe_stages::{LifecycleState, canonical};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
-        HoldCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs,
-        ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        FindingCommand, HoldCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ProbeCommand,
+        ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -76,6 +76,18 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 let arguments = with(arguments, given(&[("write_command", &write_command), ("read_command", &read_command)]));
                 Planned { creates: true, confirm, yes, ..planned("integrations.store.conform", arguments) }
             }
+            StoreCommand::Attest { confirm: Some(id), reason, .. } => {
+                planned("integrations.store.confirm_attestation", json!({"attestation_id": id, "reason": reason}))
+            }
+            StoreCommand::Attest { store, plane, evidence, confirm: None, reason } => {
+                let path = evidence.unwrap_or_default();
+                let read = std::fs::read(&path);
+                let bytes = read.map_err(|error| CommandError::Local(format!("read {}: {error}", path.display())))?;
+                let arguments = json!({
+                    "store": store, "plane": plane, "reason": reason, "evidence_sha256": canonical::sha256(&bytes),
+                });
+                planned("integrations.store.attest", arguments)
+            }
             StoreCommand::List => planned("integrations.store.list", json!({})),
         },
         Command::Plane(command) => match command {
@@ -103,9 +115,26 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             UsageCommand::Close { usage } => planned("knowledge.usage.close", json!({"usage_id": usage})),
             UsageCommand::List { plane } => planned("knowledge.usage.list", json!({"plane": plane})),
         },
-        Command::Access(AccessCommand::Check { plane, token }) => {
-            planned("knowledge.access.check", json!({"plane": plane, "token": token}))
-        }
+        Command::Access(AccessCommand::Check { plane, token, write, store, scope }) => match store {
+            Some(store) => planned("knowledge.access.check_scope", json!({"store": store, "scope": scope})),
+            None if write => planned("knowledge.access.check_write", json!({"plane": plane})),
+            None => planned("knowledge.access.check", json!({"plane": plane, "token": token})),
+        },
+        Command::Probe(command) => match command {
+            ProbeCommand::Run { plane } => planned("knowledge.probe.run", json!({"plane": plane})),
+            ProbeCommand::List { plane, due } => {
+                planned("knowledge.probe.list", with(json!({"due": due}), given(&[("plane", &plane)])))
+            }
+        },
+        Command::Finding(command) => match command {
+            FindingCommand::List { plane, all } => {
+                planned("knowledge.finding.list", with(json!({"all": all}), given(&[("plane", &plane)])))
+            }
+            FindingCommand::Show { finding } => planned("knowledge.finding.show", json!({"finding_id": finding})),
+            FindingCommand::Close { finding, reason } => {
+                planned("knowledge.finding.close", json!({"finding_id": finding, "reason": reason}))
+            }
+        },
         Command::Offboarding(command) => offboarding(command)?,
         Command::Offboard(args) => request(args)?,
         Command::Status { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),

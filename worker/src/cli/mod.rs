@@ -24,6 +24,7 @@ use self::args::{Command, Global};
 pub(crate) use self::{args::DemoArgs, open::assemble};
 use crate::{
     config::ConfigError,
+    manager::{ProbeReport, WorkerLock},
     operations::{Answer, App},
     runner::{self, Roles, RunError, RunOptions},
 };
@@ -164,7 +165,9 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Work { until_idle } => with_app(&global, true, async |app| work(app, &global, until_idle).await).await,
         Command::Sweep {} => {
             with_app(&global, false, async |app| {
-                print(&global, "sweep", json!(app.manager.sweep().await?));
+                let mut document = json!(app.manager.sweep().await?);
+                document["probes"] = json!(probe(app, None).await?);
+                print(&global, "sweep", document);
                 Ok(ExitCode::SUCCESS)
             })
             .await
@@ -234,6 +237,9 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
         // The stores' part of the undoing is a run; it is short, so it is done here and now unless a server is quicker.
         document = wait::restored(app, global, &document).await?;
     }
+    if operation == "knowledge.probe.run" {
+        document = probed(app, global, document).await?;
+    }
     if let Some(path) = planned.write_to {
         let lines = document["entries"].as_array().into_iter().flatten().map(|entry| format!("{entry}\n")).collect::<String>();
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
@@ -243,10 +249,29 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
         print_plan(document);
         return Ok(ExitCode::SUCCESS);
     }
-    let broken =
-        ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken") || document["ledger"] == "suspect";
+    let broken = ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken")
+        || document["ledger"] == "suspect"
+        || (operation == "knowledge.probe.run" && document["status"] != "clean");
     print(global, operation, document);
     Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Asks the probes that are due, in this process; of one plane, if given.
+async fn probe(app: &Arc<App>, plane: Option<uuid::Uuid>) -> Result<ProbeReport, CommandError> {
+    let lock = WorkerLock::acquire(&app.ledger).map_err(RunError::Lock)?;
+    Ok(app.manager.probe_due(lock.id(), plane).await?)
+}
+
+/// A probe that somebody asked for, performed here and now unless another worker was quicker; and what is open because of it.
+async fn probed(app: &Arc<App>, global: &Global, document: Json) -> Result<Json, CommandError> {
+    let plane = json!({"plane": document["plane_id"]});
+    probe(app, document["plane_id"].as_str().and_then(|id| id.parse().ok())).await?;
+    let listed = dispatch(app, global, "knowledge.probe.list", plane.clone()).await?;
+    let asked = |probe: &&Json| probe["probe_id"] == document["probe_id"];
+    let mut answer = listed["probes"].as_array().into_iter().flatten().find(asked).cloned().unwrap_or(document.clone());
+    let findings = dispatch(app, global, "knowledge.finding.list", plane).await?;
+    answer["findings"] = findings["findings"].clone();
+    Ok(answer)
 }
 
 async fn dispatch(app: &Arc<App>, global: &Global, operation: &str, arguments: Json) -> Result<Json, CommandError> {

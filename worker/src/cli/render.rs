@@ -1,7 +1,7 @@
 //! Documents for people: tables that fit a terminal, and lines of `name  value`.
 
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 /// The columns of a listing: heading, and the path of the field.
 type Columns = &'static [(&'static str, &'static str)];
@@ -159,6 +159,40 @@ const TABLES: &[(&str, Columns)] = &[
             ("FINDINGS", "findings"),
         ],
     ),
+    (
+        "probes",
+        &[
+            ("PROBE", "probe_id"),
+            ("PLANE ID", "plane_id"),
+            ("CAUSE", "cause"),
+            ("STATUS", "status"),
+            ("DUE", "due_at"),
+            ("ENDED", "finished_at"),
+            ("ERROR", "last_error.message"),
+        ],
+    ),
+    (
+        "findings",
+        &[
+            ("FINDING", "finding_id"),
+            ("PLANE ID", "plane_id"),
+            ("STATUS", "status"),
+            ("SINCE", "opened_at"),
+            ("LAST SEEN", "seen_at"),
+            ("CLEAN SINCE", "clean_at"),
+            ("NEXT", "next"),
+        ],
+    ),
+    (
+        "attestations",
+        &[
+            ("STORE GONE", "store"),
+            ("BY", "proposed_by"),
+            ("CONFIRMED BY", "confirmed_by"),
+            ("EVIDENCE", "evidence_sha256"),
+            ("ID", "attestation_id"),
+        ],
+    ),
     ("promises", &[("PROMISE", "promise"), ("RESULT", "result"), ("SEEN", "said")]),
     ("steps", &[("STEP", "step"), ("FROM", "from"), ("TO", "to"), ("EARLIEST", "earliest"), ("DOES", "does")]),
     (
@@ -225,6 +259,10 @@ fn status(document: &Json, out: &mut String) {
     let name = document["name"].as_str().unwrap_or("(erased)");
     add("plane", format!("{}/{name}  {}", cell(&document["tenant"]), cell(&document["plane_id"])));
     add("state", cell(&document["state"]));
+    if let Some(seen) = document["finding"]["evidence"].as_object() {
+        add("case", format!("REOPENED: {}", came_back(&json!(seen))));
+        add("next", cell(&document["finding"]["next"]));
+    }
     let offboarding = &document["offboarding"];
     if offboarding.is_null() {
         add("offboarding", "none".into());
@@ -261,12 +299,40 @@ fn status(document: &Json, out: &mut String) {
     for (name, text) in lines {
         out.push_str(&format!("{name:width$}  {text}\n"));
     }
-    for (table, of) in [("stores", offboarding), ("suspended", offboarding), ("blocked_by", offboarding), ("holds", document)] {
+    for (table, of) in [
+        ("stores", offboarding),
+        ("suspended", offboarding),
+        ("blocked_by", offboarding),
+        ("holds", document),
+        ("probes", document),
+        ("attestations", document),
+    ] {
         if let Some(items) = of[table].as_array().filter(|items| !items.is_empty()) {
             out.push('\n');
             list(table, items, "", out);
         }
     }
+}
+
+/// What a probe found, store by store, in words.
+fn came_back(seen: &Json) -> String {
+    let mut said = Vec::new();
+    for store in seen["stores"].as_array().into_iter().flatten() {
+        let count = |field: &str| store["seen"][field].as_u64().unwrap_or(0);
+        let there = [("record(s)", "remaining"), ("known key(s)", "keys_found"), ("known vector(s)", "vectors_found")];
+        let mut parts: Vec<_> =
+            there.iter().filter(|(_, field)| count(field) > 0).map(|(what, field)| format!("{} {what}", count(field))).collect();
+        if let Some(fence @ ("missing" | "outdated")) = store["seen"]["fence"].as_str() {
+            parts.push(format!("the fence was {fence}"));
+        }
+        if !parts.is_empty() {
+            said.push(format!("{} in {}: {}", cell(&store["resource"]), cell(&store["store"]), parts.join(", ")));
+        }
+    }
+    if let Some(objects) = seen["archive"]["objects"].as_u64().filter(|objects| *objects > 0) {
+        said.push(format!("the archive: {objects} object(s)"));
+    }
+    said.join("; ")
 }
 
 fn write(value: &Json, indent: &str, out: &mut String) {

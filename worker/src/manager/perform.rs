@@ -134,7 +134,8 @@ impl KnowledgeLifecycleManager {
             let opened = self.world.store(plane.id, binding);
             let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
             let store = hours::within(&self.config, &self.ledger, case.run.step, &binding.store, store);
-            stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store });
+            let attested = binding.attested();
+            stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store, attested });
         }
         let archive =
             self.world.archive(plane, self.ledger.now()).map_err(|error| StageError::port("open the archive", error))?;
@@ -160,6 +161,7 @@ impl KnowledgeLifecycleManager {
             salt: salt.ok_or_else(|| StageError::halt("LEDGER", "read the offboarding's salt: there is none"))?,
             limits: Limits {
                 part: PageLimit { rows_max: limits.part_rows_max, bytes_max: limits.part_bytes_max },
+                keep: self.config.probe.kept(),
                 ..Limits::default()
             },
             progress: Arc::new(RunProgress { run: case.run.id, board: self.progress.clone() }),

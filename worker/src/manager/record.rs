@@ -22,6 +22,7 @@ use super::turn::are_as_read;
 use super::{
     Finished, KnowledgeLifecycleManager, about,
     notices::{of_halt, of_offboarding},
+    probe::Purged,
 };
 use crate::hours;
 
@@ -40,8 +41,8 @@ pub(super) struct Batch {
     pub(super) changes: Changes,
     /// The runs that follow, each with the facts as they will be.
     pub(super) next: Vec<Case>,
-    /// Purged planes with their offboardings: reduced to tombstones once everything else is written.
-    purged: Vec<(Uuid, Uuid)>,
+    /// Purged planes: reduced to tombstones once everything else is written.
+    purged: Vec<Purged>,
     /// Offboardings whose stores were fenced.
     fenced: Vec<Uuid>,
 }
@@ -85,9 +86,10 @@ impl KnowledgeLifecycleManager {
         batch.next.iter().for_each(|next| batch.changes.enqueue(next));
         tx.write(batch.changes).await?;
         tx.keep_fences(&batch.fenced).await?;
-        for (plane, offboarding) in batch.purged {
-            tx.close_offboarding(offboarding, OffboardingStatus::Completed).await?;
-            tx.entomb(plane, offboarding).await?;
+        for purged in batch.purged {
+            self.plan_probes(tx, &purged).await?;
+            tx.close_offboarding(purged.offboarding_id, OffboardingStatus::Completed).await?;
+            tx.entomb(purged.plane_id, purged.offboarding_id).await?;
         }
         Ok(())
     }
@@ -192,7 +194,11 @@ impl KnowledgeLifecycleManager {
 
     /// The step is done: what follows from it, in the same transaction.
     async fn complete(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
-        self.completed(tx, batch, case, &done.evidence, actor).await?;
+        let evidence = match case.run.step {
+            Step::Purge => self.with_probes(tx, &done.evidence),
+            _ => done.evidence.clone(),
+        };
+        self.completed(tx, batch, case, &evidence, actor).await?;
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
             Step::Deregister => {
@@ -238,7 +244,7 @@ impl KnowledgeLifecycleManager {
             }
             Step::Purge => {
                 self.transition(tx, batch, case, LifecycleState::Purged, actor).await?;
-                batch.purged.push((case.plane.id, offboarding));
+                batch.purged.push(Purged::of(case, &done.known)?);
             }
             Step::Restore => {}
         }
@@ -305,6 +311,7 @@ impl KnowledgeLifecycleManager {
             resource: store.resource.clone(),
             scope_digest: binding.scope_digest(),
             records: if evict == EvictMode::AtPurge { store.rows } else { 0 },
+            attested: binding.attested(),
         });
         Ok(DestructionPlan {
             schema_version: DESTRUCTION_PLAN_SCHEMA,

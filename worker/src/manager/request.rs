@@ -399,25 +399,8 @@ impl KnowledgeLifecycleManager {
                 "no run of the plane is halted: `lethe status` shows what it waits for",
             )));
         };
-        let mut plan_digest = None;
-        if replanned(&case)
-            && let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?)
-            && let Some(manifest) = &archive.manifest
-        {
-            let anew = self.plan(&case, manifest, &archive.prefix, plan.revision + 1)?;
-            tx.set_plan(&anew).await?;
-            plan_digest = Some(anew.digest());
-            // They released another plan.
-            for approval in case.facts.approvals.iter().filter(|approval| !approval.consumed) {
-                tx.end_approval(approval.id, ApprovalStatus::Withdrawn).await?;
-                let mut entry = about(&case, EventType::ApprovalWithdrawn, by, "knowledge.offboarding.retry");
-                entry.reason = Some(reason.to_owned());
-                entry.evidence = json!({"approval_id": approval.id, "plan_digest": approval.plan_digest});
-                tx.append(entry).await?;
-            }
-            // What it waits for now is a decision on the new plan.
-            tx.wake(plane.id, &[Code::ApprovalDenied, Code::PlanChanged]).await?;
-        }
+        let plan_digest =
+            if replanned(&case) { self.replan(tx, &case, reason, by, "knowledge.offboarding.retry").await? } else { None };
         if case.run.step == Step::Export {
             // Parts of the failed export stay where they are; the next one writes beside them.
             tx.next_round(case.offboarding.id).await?;
@@ -430,6 +413,34 @@ impl KnowledgeLifecycleManager {
         entry.evidence = json!({"run_id": case.run.id, "attempts_before": case.run.attempt, "new_plan_digest": plan_digest});
         tx.append(entry).await?;
         Ok(Ok(tx.open_run(plane.id).await?.unwrap_or(case.run)))
+    }
+
+    /// Makes a purge's plan anew, as it stands now, and withdraws what released the one before. Answers its digest.
+    pub(crate) async fn replan(
+        &self,
+        tx: &mut Tx,
+        case: &lethe_ledger::Case,
+        reason: &str,
+        by: &Actor,
+        owner: &str,
+    ) -> Result<Option<String>, Fault> {
+        let (Some(plan), Some(archive)) = (&case.offboarding.plan, tx.archive(case.offboarding.id).await?) else {
+            return Ok(None);
+        };
+        let Some(manifest) = &archive.manifest else { return Ok(None) };
+        let anew = self.plan(case, manifest, &archive.prefix, plan.revision + 1)?;
+        tx.set_plan(&anew).await?;
+        // They released another plan.
+        for approval in case.facts.approvals.iter().filter(|approval| !approval.consumed) {
+            tx.end_approval(approval.id, ApprovalStatus::Withdrawn).await?;
+            let mut entry = about(case, EventType::ApprovalWithdrawn, by, owner);
+            entry.reason = Some(reason.to_owned());
+            entry.evidence = json!({"approval_id": approval.id, "plan_digest": approval.plan_digest});
+            tx.append(entry).await?;
+        }
+        // What it waits for now is a decision on the new plan.
+        tx.wake(case.plane.id, &[Code::ApprovalDenied, Code::PlanChanged]).await?;
+        Ok(Some(anew.digest()))
     }
 }
 

@@ -121,7 +121,11 @@ async fn decide(app: &App, tx: &mut Tx, call: &Call, status: ApprovalStatus) -> 
                     json!({"approval_id": standing.id, "plan_digest": standing.plan_digest, "expires_at": standing.expires_at});
                 tx.append(entry).await?;
             }
-            ApprovalStatus::Granted | ApprovalStatus::Consumed if standing.approved_by == by => {
+            // One that a purge has begun under releases the plan it was given for, and no later one.
+            ApprovalStatus::Granted | ApprovalStatus::Consumed
+                if standing.approved_by == by
+                    && (standing.status == ApprovalStatus::Granted || standing.plan_digest == plan_digest) =>
+            {
                 let message = format!("{by} approved it already: `lethe approval withdraw` takes that back");
                 return Err(found.refuse(Refusal::new(Code::ApprovalExists, message)));
             }

@@ -88,6 +88,12 @@ async fn named(app: &App, tx: &mut Tx, call: &Call, action: Action) -> Result<Ve
     if let Some(id) = id("usage_id") {
         planes.extend(tx.usage(id).await?.map(|usage| usage.plane_id.to_string()));
     }
+    if let Some(id) = id("finding_id") {
+        planes.extend(tx.finding(id).await?.map(|finding| finding.plane_id.to_string()));
+    }
+    if let Some(id) = id("attestation_id") {
+        planes.extend(tx.attestation(id).await?.map(|attestation| attestation.plane_id.to_string()));
+    }
     let mut holds = Vec::new();
     if let Some(id) = id("hold_id") {
         holds.extend(tx.hold(id).await?);

@@ -85,6 +85,8 @@ async fn nobodys(app: &App, store: &parties::Checked, scratch: &Mapping) -> Resu
             plane_column: described.plane_column.unwrap_or_default(),
             value_digest: canonical::sha256(described.plane_value.unwrap_or_default().as_bytes()),
             mapping: None,
+            attestation_id: None,
+            attested_evidence: None,
         };
         tx.overlapping_binding(&binding).await
     });

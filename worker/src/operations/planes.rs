@@ -225,6 +225,8 @@ async fn bind(tx: &mut Tx, call: &Call, tenant: &Tenant, one: Resolved) -> Resul
         plane_column: one.plane_column.unwrap_or_default(),
         value_digest: canonical::sha256(one.plane_value.unwrap_or_default().as_bytes()),
         mapping: Some(json!(one.mapping)),
+        attestation_id: None,
+        attested_evidence: None,
     })
 }
 
@@ -287,5 +289,6 @@ pub(super) async fn shown(tx: &mut Tx, tenant: &str, plane: &Plane) -> Outcome {
         "mapping": binding.mapping, "scope_digest": binding.scope_digest()}))
             .collect::<Vec<_>>()
     );
+    super::probes::of_plane(tx, plane, &mut shown).await?;
     Ok(shown)
 }

@@ -24,6 +24,7 @@ pub(super) async fn of(app: &App, tx: &mut Tx, found: &Found) -> Outcome {
         "plane_id": plane.id, "tenant": found.tenant.name, "name": plane.name, "state": plane.state,
         "holds": tx.holds(Some(&[plane.id, found.tenant.id]), false).await?, "offboarding": null,
     });
+    super::probes::of_plane(tx, &plane, &mut shown).await?;
     let Some(offboarding) = tx.offboardings_of(plane.id).await?.into_iter().next() else { return Ok(shown) };
     let runs = tx.runs_of(offboarding.id).await?;
     let last = runs.last();

@@ -105,7 +105,7 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
         outage: outage.clone(),
     });
     let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight, outage, recorder });
-    let monitor = monitor(&shared, from_claimer, options.roles);
+    let monitor = monitor(&shared, from_claimer, options.roles, options.plane.is_none());
     let shell = monitor.context();
     let shell_task = tokio::spawn(monitor.run());
     let renewer = tokio::spawn(renew(shared.clone()));
@@ -122,7 +122,7 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     ended.map_err(|error| RunError::Shell(error.to_string()))
 }
 
-fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: Roles) -> Monitor {
+fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: Roles, every_plane: bool) -> Monitor {
     let backend = LedgerBackend::new(from_claimer);
     let (stages, sweeps) = (shared.clone(), shared.clone());
     let every = shared.app.config.sweep.every.0;
@@ -133,6 +133,17 @@ fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: R
             .parallelize(tokio::spawn)
             .build(execute)
     });
+    let monitor = if roles.worker && every_plane {
+        let probes = shared.clone();
+        monitor.register(move |restarts| {
+            WorkerBuilder::new(format!("{}-probes-{restarts}", probes.worker))
+                .backend(CronScheduler::new(Every(every)))
+                .data(probes.clone())
+                .build(probe)
+        })
+    } else {
+        monitor
+    };
     if !roles.sweeper {
         return monitor.register(move |restarts| {
             WorkerBuilder::new(format!("{}-policies-{restarts}", sweeps.worker))
@@ -167,6 +178,16 @@ async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
         Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "sweep"),
     }
     shared.in_flight.changed();
+}
+
+/// Purged planes are asked after, one probe at a time; what one process does not get to, another one may.
+async fn probe(_tick: Tick, shared: Data<Arc<Shared>>) {
+    match shared.app.manager.probe_due(&shared.worker, None).await {
+        Ok(report) if report != Default::default() => tracing::info!(?report, "probed"),
+        Ok(_) => {}
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("probe", &fault)),
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "probe"),
+    }
 }
 
 /// Who does not sweep decides by policies all the same.
@@ -228,6 +249,8 @@ async fn claim(shared: &Shared, options: &mut RunOptions, to_apalis: mpsc::Sende
                         continue;
                     }
                     if options.until_idle && shared.in_flight.is_empty() {
+                        // What is due of purged planes is part of what is due.
+                        shared.app.manager.probe_due(&shared.worker, options.plane).await?;
                         return Ok(());
                     }
                 }
