@@ -63,7 +63,7 @@ impl Keeper {
     }
 
     fn open(&self, id: Uuid, plane: Uuid) -> Arc<dyn Archive> {
-        self.archives().open(&self.url(), id, plane, Utc::now()).expect("open")
+        self.archives().open(&self.url(), id, plane, None, Utc::now()).expect("open")
     }
 
     async fn forget_canary(&self) {

@@ -47,6 +47,7 @@ mod retry;
 mod schema;
 mod scopes;
 mod several;
+mod shredding;
 mod signals;
 mod signed;
 mod stories;

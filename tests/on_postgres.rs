@@ -35,6 +35,7 @@ mod restore;
 mod retry;
 mod schema;
 mod scopes;
+mod shredding;
 mod signals;
 mod signed;
 mod stories;

@@ -21,11 +21,11 @@ const BY_CALL: &str = "UNKNOWN_OPERATION INVALID_ARGUMENT NOT_AUTHORISED IDEMPOT
 const BY_GATE: &str = "ACTIVE_REFERENCES ACTIVE_USAGE USAGE_UNKNOWN APPROVAL_REQUIRED APPROVAL_EXPIRED PLAN_CHANGED HOLD_ACTIVE PAUSED \
     PURGE_RATE_LIMITED EXPORT_NOT_VERIFIED";
 
-/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs`, `buckets.rs`, `signed.rs`, `policies.rs` and
-/// `exceptions.rs`.
+/// Codes that stand with the promises they belong to: `restore.rs`, `witness.rs`, `locks.rs`, `buckets.rs`, `signed.rs`, `policies.rs`,
+/// `exceptions.rs` and `shredding.rs`.
 const ELSEWHERE: &str = "ARCHIVE_BROKEN ARCHIVE_WITHOUT_CONTENT CLOCK_SUSPECT LEDGER_BEHIND NOTHING_TO_CONFIRM ARCHIVE_LOCKED \
     LOCK_OUTLIVES_RETENTION REPLICA_UNDECLARED SIGNATURE_INVALID APPROVER_UNKNOWN APPROVALS_TOO_FEW POLICY_DENIED PURGE_PROTECTED \
-    REVIEW_UNKNOWN REVIEW_BY_SELF RELEASE_BY_SELF ALREADY_IN_STATE";
+    REVIEW_UNKNOWN REVIEW_BY_SELF RELEASE_BY_SELF ALREADY_IN_STATE ARCHIVE_NOT_ENCRYPTED MASTER_KEY_UNUSABLE";
 
 /// Codes that are shown in a status and are no event: time passes as planned.
 const BY_TIME: &str = "GRACE_PERIOD_ACTIVE RETENTION_ACTIVE";

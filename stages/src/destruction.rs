@@ -52,6 +52,9 @@ pub struct DestructionPlan {
     /// Declared copies of it; everything below them goes too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archive_copies: Vec<String>,
+    /// The key under which the archive is encrypted; it goes too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_key_id: Option<Uuid>,
     /// `sha256:` of the manifest.
     pub manifest_sha256: String,
     /// Objects the manifest lists, itself not counted.
@@ -89,6 +92,9 @@ impl DestructionPlan {
         let mut item = |what: &str| writeln!(text, "- {}", one_line(what)).expect("text takes text");
         item(&archive);
         self.archive_copies.iter().for_each(|copy| item(&format!("everything below {copy}, a copy of it")));
+        if let Some(key) = self.archive_key_id {
+            item(&format!("key {key} of the archive: no copy of its parts, wherever it is, can be read from then on"));
+        }
         for store in &self.stores {
             let hot = match store.records {
                 0 => "whatever is left of the plane, nothing by the last count".to_owned(),
@@ -129,6 +135,7 @@ mod tests {
             }],
             archive_prefix: "s3://cold/planes/2/".into(),
             archive_copies: vec!["s3://cold-copy/planes/2/".into()],
+            archive_key_id: None,
             manifest_sha256: "sha256:bb".into(),
             archive_parts: 3,
             archive_rows: 4,
@@ -139,7 +146,7 @@ mod tests {
     #[test]
     fn every_field_is_in_the_text_and_moves_the_digest() {
         type Change = fn(&mut DestructionPlan);
-        let changes: [Change; 17] = [
+        let changes: [Change; 18] = [
             |plan| plan.schema_version = 3,
             |plan| plan.revision = 1,
             |plan| plan.tenant_id = Uuid::nil(),
@@ -153,6 +160,7 @@ mod tests {
             |plan| plan.stores[0].records = 0,
             |plan| plan.archive_prefix.push('x'),
             |plan| plan.archive_copies.clear(),
+            |plan| plan.archive_key_id = Some(Uuid::nil()),
             |plan| plan.manifest_sha256.push('x'),
             |plan| plan.archive_parts += 1,
             |plan| plan.archive_rows += 1,

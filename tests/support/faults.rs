@@ -17,7 +17,7 @@ use lethe_stages::{
     },
     record::{Column, Key, Record, RecordDigest, Salt},
 };
-use lethe_stores::{ArchiveCheck, Mapping, StoreCheck};
+use lethe_stores::{ArchiveCheck, ArchiveKey, Mapping, StoreCheck};
 use lethe_worker::world::World;
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -116,8 +116,8 @@ impl World for FaultyWorld {
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {
         Ok(Arc::new(FaultyStore { inner: self.inner.store(plane, binding)?, plan: self.plan.clone() }))
     }
-    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
-        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane, at)?, plan: self.plan.clone() }))
+    fn archive(&self, plane: &Plane, key: Option<ArchiveKey>, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
+        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane, key, at)?, plan: self.plan.clone() }))
     }
 }
 
@@ -172,6 +172,9 @@ struct FaultyArchive {
 impl Archive for FaultyArchive {
     fn prefix(&self) -> String {
         self.inner.prefix()
+    }
+    fn encryption(&self) -> String {
+        self.inner.encryption()
     }
     async fn probe(&self) -> Result<String, PortError> {
         self.plan.through("archive.probe", self.inner.probe()).await

@@ -8,6 +8,7 @@ pub mod config;
 pub mod consequences;
 mod demo;
 pub mod gate;
+pub mod keys;
 pub mod manager;
 pub mod operations;
 pub mod policy;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lethe_ledger::{Binding, Plane};
 use lethe_stages::ports::{Archive, Description, KnowledgeStore, PortError};
-use lethe_stores::{ArchiveCheck, Archives, Mapping, Paces, StoreCheck};
+use lethe_stores::{ArchiveCheck, ArchiveKey, Archives, Mapping, Paces, StoreCheck};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -37,8 +37,8 @@ pub trait World: Send + Sync {
     /// Opens one binding of a plane.
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError>;
 
-    /// Opens the plane's archive. `at` is now: what it locks, it locks from then on.
-    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError>;
+    /// Opens the plane's archive, whose parts are encrypted under `key`, if there is one. `at` is now: what it locks, it locks from then on.
+    fn archive(&self, plane: &Plane, key: Option<ArchiveKey>, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError>;
 }
 
 /// The real drivers.
@@ -90,9 +90,9 @@ impl World for RealWorld {
         Ok(self.paces.apply(&binding.store, store))
     }
 
-    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
+    fn archive(&self, plane: &Plane, key: Option<ArchiveKey>, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
         let tombstone = || PortError::Permanent("the plane is a tombstone: it has no archive".into());
         let url = plane.archive_url.as_deref().ok_or_else(tombstone)?;
-        self.archives.open(url, plane.archive_id.ok_or_else(tombstone)?, plane.id, at)
+        self.archives.open(url, plane.archive_id.ok_or_else(tombstone)?, plane.id, key, at)
     }
 }

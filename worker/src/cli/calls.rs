@@ -10,7 +10,7 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
-        LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
+        KeysCommand, LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
         TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
@@ -174,7 +174,15 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             ArchiveCommand::Restore { plane, into, store } => {
                 planned("knowledge.archive.restore", with(json!({"plane": plane, "into": into}), given(&[("store", &store)])))
             }
+            ArchiveCommand::Key { plane, reason } => {
+                planned("knowledge.archive.key", json!({"plane": plane, "reason": reason}))
+            }
             ArchiveCommand::Export { plane, to } => planned("knowledge.archive.export", json!({"plane": plane, "to": to})),
+        },
+        Command::Keys(command) => match command {
+            KeysCommand::Show => planned("governance.keys.show", json!({})),
+            KeysCommand::Rewrap { reason } => planned("governance.keys.rewrap", json!({"reason": reason})),
+            KeysCommand::Init { .. } => return Err(no_call()),
         },
         Command::Ledger(command) => match command {
             LedgerCommand::Check => planned("governance.ledger.check", json!({})),
@@ -188,7 +196,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         | Command::Sweep {}
         | Command::Migrate { .. }
         | Command::Completions { .. } => {
-            return Err(CommandError::Local("this command is no call of an operation".into()));
+            return Err(no_call());
         }
     })
 }
@@ -229,6 +237,10 @@ fn request(args: RequestArgs) -> Result<Planned, CommandError> {
     }
     let wait = wait(args.wait, Goal::State(LifecycleState::PendingDeactivate))?;
     Ok(Planned { wait, ..planned("knowledge.offboarding.request", arguments) })
+}
+
+fn no_call() -> CommandError {
+    CommandError::Local("this command is no call of an operation".into())
 }
 
 fn reasoned(operation: &'static str, args: ReasonedArgs, goal: Goal) -> Result<Planned, CommandError> {

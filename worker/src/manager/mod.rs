@@ -3,6 +3,7 @@
 //! The rule: it decides and writes in one transaction; between claim and record no transaction is open.
 //! If we die between them, the sweep takes the run back and it is performed again.
 
+mod archive_key;
 mod claim;
 mod keeping;
 mod perform;
@@ -12,6 +13,8 @@ mod sweep;
 mod turn;
 mod witness;
 
+pub(crate) use archive_key::unusable as unusable_key;
+pub use archive_key::{Beforehand, KeyAnswer};
 pub use claim::Claimed;
 pub use keeping::ArchiveAnswer;
 pub use perform::{Finished, ProgressBoard};
@@ -28,6 +31,7 @@ use lethe_stages::StageRegistry;
 use crate::{
     config::Config,
     gate::PolicyGate,
+    keys::Keyring,
     policy::{PolicyError, Reloaded},
     world::World,
 };
@@ -39,6 +43,7 @@ pub struct KnowledgeLifecycleManager {
     pub(crate) stages: StageRegistry,
     pub(crate) gate: PolicyGate,
     pub(crate) world: Arc<dyn World>,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) progress: ProgressBoard,
     /// What became of the policies and is not yet on record; `None`: this process began.
     pub(crate) unsaid: Mutex<Vec<Option<Reloaded>>>,
@@ -51,7 +56,14 @@ impl KnowledgeLifecycleManager {
     /// What is wrong with the policies.
     pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Result<Self, PolicyError> {
         let gate = PolicyGate::new(config.clone(), ledger.insecure_demo())?;
-        Ok(Self { ledger, config, stages, gate, world, progress: ProgressBoard::default(), unsaid: Mutex::new(vec![None]) })
+        let keyring = Arc::new(config.keyring());
+        let (progress, unsaid) = (ProgressBoard::default(), Mutex::new(vec![None]));
+        Ok(Self { ledger, config, stages, gate, world, keyring, progress, unsaid })
+    }
+
+    /// The master keys.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// How far the handlers of this process are.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 #[cfg(debug_assertions)]
 use super::turn::are_as_read;
-use super::{Finished, KnowledgeLifecycleManager, about};
+use super::{Finished, KnowledgeLifecycleManager, about, archive_key::methods};
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +174,12 @@ impl KnowledgeLifecycleManager {
 
     /// The step is done: what follows from it, in the same transaction.
     async fn complete(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
-        self.completed(tx, batch, case, &done.evidence, actor).await?;
+        let mut evidence = done.evidence.clone();
+        if case.run.step == Step::Purge {
+            // The key goes in this transaction, with everything else that the ledger still holds of the archive.
+            evidence["methods"] = methods(case);
+        }
+        self.completed(tx, batch, case, &evidence, actor).await?;
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
             Step::Deregister => {
@@ -293,6 +298,7 @@ impl KnowledgeLifecycleManager {
             stores: stores.collect(),
             archive_prefix: prefix.to_owned(),
             archive_copies: self.archive_copies(case),
+            archive_key_id: case.offboarding.archive_key_id,
             manifest_sha256: lethe_stages::canonical::digest(manifest)?,
             archive_parts: manifest.parts(),
             archive_rows: manifest.rows(),

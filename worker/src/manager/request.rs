@@ -11,7 +11,7 @@ use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, 
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ArchiveAnswer, KnowledgeLifecycleManager, about};
+use super::{Beforehand, KnowledgeLifecycleManager, about};
 use crate::config::Span;
 
 /// What a caller asks of an offboarding; what is `None` comes from the ground's configuration.
@@ -154,7 +154,7 @@ impl KnowledgeLifecycleManager {
         Err(Refusal::new(Code::GraceInvalid, message).with(json!({"minimum": least.to_string()})))
     }
 
-    /// Requests an offboarding. `archive` is what its archive said of itself. An equal request again answers the one that is open and
+    /// Requests an offboarding. `before` is what was found out before the transaction. An equal request again answers the one that is open and
     /// moves no deadline.
     #[allow(clippy::too_many_arguments)]
     pub(crate) async fn request(
@@ -163,16 +163,16 @@ impl KnowledgeLifecycleManager {
         tenant: &Tenant,
         plane: &Plane,
         asked: &Terms,
-        archive: &ArchiveAnswer,
+        before: &Beforehand,
         reason: &str,
         by: &Actor,
     ) -> Decision<Requested> {
-        let new = allowed!(self.may_request(tx, tenant, plane, asked, archive, reason, by).await?);
+        let new = allowed!(self.may_request(tx, tenant, plane, asked, before, reason, by).await?);
         let new = match new {
             Ok(open) => return Ok(Ok(Requested { offboarding: *open, repeated: true })),
             Err(new) => new,
         };
-        let offboarding = tx.insert_offboarding(&new).await?;
+        let offboarding = tx.insert_offboarding(&new, before.key()).await?;
         tx.set_draining(plane.id, true).await?;
         if new.ground == Ground::ErasureRequest {
             tx.suspend_tokens(plane.id, offboarding.id).await?;
@@ -192,8 +192,12 @@ impl KnowledgeLifecycleManager {
             "received_at": new.received_at, "legal_due_at": new.legal_due_at, "terms_digest": new.terms_digest,
             "plan_version": offboarding.plan_version,
         });
-        if let Some(lock) = archive.lock() {
+        if let Some(lock) = before.lock() {
             entry.evidence["archive_lock"] = json!(lock);
+        }
+        if let Some(key) = before.key() {
+            entry.evidence["archive_key_id"] = json!(key.id);
+            entry.evidence["master_key_id"] = json!(key.master_key_id);
         }
         tx.append(entry).await?;
         Ok(Ok(Requested { offboarding, repeated: false }))
@@ -207,7 +211,7 @@ impl KnowledgeLifecycleManager {
         tenant: &Tenant,
         plane: &Plane,
         asked: &Terms,
-        archive: &ArchiveAnswer,
+        before: &Beforehand,
         reason: &str,
         by: &Actor,
     ) -> Decision<Result<Box<Offboarding>, NewOffboarding>> {
@@ -227,7 +231,7 @@ impl KnowledgeLifecycleManager {
             return Ok(Err(Refusal::new(Code::OffboardingOpen, message).with(json!({"offboarding_id": open.id}))));
         }
         allowed!(self.grace_suffices(tenant, &new));
-        allowed!(archive.allows(&new, at));
+        allowed!(before.allows(&new, at));
         if tenant.status != TenantStatus::Active {
             return Ok(Err(Refusal::new(Code::TenantNotActive, format!("tenant {} is {}", tenant.name, tenant.status))));
         }
@@ -266,6 +270,9 @@ impl KnowledgeLifecycleManager {
         let mut entry = about(&case, EventType::Cancelled, by, "knowledge.offboarding.cancel");
         entry.reason = Some(reason.to_owned());
         entry.evidence = json!({"tokens_restored": tokens_restored, "withdrawn_run": case.run.id});
+        if let Some(key) = case.offboarding.archive_key_id {
+            entry.evidence["archive_key_destroyed"] = json!(key);
+        }
         tx.append(entry).await?;
         if plane.state == LifecycleState::PendingDeactivate {
             let mut entry = about(&case, EventType::Transition, by, "knowledge.offboarding.cancel");
