@@ -136,6 +136,7 @@ fn every_verb_that_destroys_takes_a_permit() {
         "state",
         "prove_empty",
         "prefix",
+        "encryption",
         "probe",
         "write_part",
         "read_part",

@@ -6,7 +6,8 @@
 ARCHIVE is the folder that `lethe archive export PLANE --to ARCHIVE` wrote. The parts are read with pyarrow, counted with DuckDB, and
 every column of every row must be what SQLite holds: same storage class, same value, floats and vectors to the bit. The digests of
 parts and records are computed again. KEY is a file with the hexadecimal digits of an encrypted archive's key, as `lethe archive key
-PLANE` prints them; DuckDB 1.4 reads no parts that are bound to their place, so it counts none of those. Exits 0 if all of it is equal, 1 with the first differences otherwise.
+PLANE` prints them; DuckDB does not read such parts, so it counts none of them. Exits 0 if all of it is equal, 1 with the first
+differences otherwise.
 """
 
 import argparse

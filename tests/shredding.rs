@@ -76,7 +76,8 @@ fn magic(bytes: &[u8]) -> (&[u8], &[u8]) {
 async fn read_copy(copy: &Path, plane: &str, key: Option<ArchiveKey>) -> Result<usize, String> {
     let parts = files(&copy.join(plane), ".parquet");
     let part = parts[0].strip_prefix(copy.join(plane)).expect("below").to_str().expect("UTF-8").to_owned();
-    let manifest: Json = serde_json::from_slice(&std::fs::read(&files(copy, "manifest.json")[0]).expect("a manifest")).expect("JSON");
+    let manifest: Json =
+        serde_json::from_slice(&std::fs::read(&files(copy, "manifest.json")[0]).expect("a manifest")).expect("JSON");
     let columns: Vec<Column> = serde_json::from_value(manifest["stores"][0]["columns"].clone()).expect("columns");
     let archives = Archives::default();
     let (url, id) = archives.prepare(&format!("file://{}", copy.display()), Uuid::nil()).await.expect("an archive");
@@ -101,7 +102,14 @@ fn compare(archive: &Path, file: &Path, key: &str) -> Option<(bool, String)> {
     std::fs::write(keys.path(), key).expect("write the key");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/parts.py");
     let mut command = Command::new(python);
-    command.arg(script).arg(archive).arg("--file").arg(file).args(["--table", "chunks", "--plane-column", "plane", "--plane", "p1"]);
+    command.arg(script).arg(archive).arg("--file").arg(file).args([
+        "--table",
+        "chunks",
+        "--plane-column",
+        "plane",
+        "--plane",
+        "p1",
+    ]);
     let output = command.arg("--key-file").arg(keys.path()).output().expect("run tests/parts.py");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(matches!(output.status.code(), Some(0 | 1)) && !said.contains("Traceback"), "{said}");
@@ -310,7 +318,10 @@ async fn without_its_master_key_nothing_begins_and_what_has_begun_halts_until_it
         let error = world.status(&plane).await["offboarding"]["last_error"].clone();
         assert_eq!(error["code"], "MASTER_KEY_UNUSABLE", "{error}");
         let said = error["message"].as_str().expect("a message").to_owned();
-        assert!(said.contains(&right) && said.contains(&wrong), "it names the key that is missing and the one that is there: {said}");
+        assert!(
+            said.contains(&right) && said.contains(&wrong),
+            "it names the key that is missing and the one that is there: {said}"
+        );
     };
     let put_back = async || {
         masters.rename("master", "wrong");
@@ -349,6 +360,12 @@ async fn without_its_master_key_nothing_begins_and_what_has_begun_halts_until_it
     invariants::check(&world).await;
 }
 
+/// Another process over the same ledger, a second later: a test's entropy begins anew with each, and an id is of its instant.
+async fn later(world: World, config: &str) -> World {
+    world.clock.advance(TimeDelta::seconds(1));
+    world.reopened(config).await
+}
+
 #[tokio::test]
 async fn keys_are_wrapped_anew_under_another_master_key_and_the_old_one_may_go() {
     let masters = Masters::new();
@@ -360,10 +377,10 @@ async fn keys_are_wrapped_anew_under_another_master_key_and_the_old_one_may_go()
     let (_, key) = taken(&world, &plane).await;
     let new = masters.make("new");
     let rewrap = json!({"reason": "a year has passed"});
-    let world = world.reopened(&format!("{SMALL_PARTS}{}", masters.config("new", &[]))).await;
+    let world = later(world, &format!("{SMALL_PARTS}{}", masters.config("new", &[]))).await;
     let refused = world.refused("user:root", "governance.keys.rewrap", rewrap.clone()).await;
     assert_eq!(refused.code.as_str(), "MASTER_KEY_UNUSABLE", "the old one is not named: {refused}");
-    let world = world.reopened(&format!("{SMALL_PARTS}{}", masters.config("new", &["old"]))).await;
+    let world = later(world, &format!("{SMALL_PARTS}{}", masters.config("new", &["old"]))).await;
     assert_eq!(taken(&world, &plane).await.1, key, "the old one still unwraps");
     let done = world.call("user:root", "governance.keys.rewrap", rewrap.clone()).await;
     assert_eq!((&done["rewrapped"], &done["left"], &done["master_key_id"]), (&json!(1), &json!(0), &json!(new)), "{done}");
@@ -372,7 +389,7 @@ async fn keys_are_wrapped_anew_under_another_master_key_and_the_old_one_may_go()
     let after = wrapped(&world, &plane).await.expect("a key");
     assert_ne!(before.wrapped, after.wrapped);
     std::fs::remove_file(masters.path("old")).expect("the old one goes");
-    let world = world.reopened(&format!("{SMALL_PARTS}{}", masters.config("new", &[]))).await;
+    let world = later(world, &format!("{SMALL_PARTS}{}", masters.config("new", &[]))).await;
     assert_eq!(taken(&world, &plane).await.1, key);
     let verified = world.call("user:auditor", "knowledge.archive.verify", json!({"plane": plane, "restore": true})).await;
     assert_eq!(verified["archive"], "verified", "{verified}");
@@ -393,9 +410,12 @@ async fn a_key_is_handed_to_few_on_record_and_kept_in_no_answer() {
     assert_eq!(world.code("user:lena", KEY, json!({"plane": plane, "reason": "r"})).await, "ARCHIVE_NOT_ENCRYPTED");
     world.request(&plane, "1h").await;
     let arguments = json!({"plane": plane, "reason": "a court wants it"});
-    for (actor, code) in
-        [("user:alice", "POLICY_DENIED"), ("user:root", "POLICY_DENIED"), ("user:bob", "POLICY_DENIED"), ("sdk:app", "NOT_AUTHORISED")]
-    {
+    for (actor, code) in [
+        ("user:alice", "POLICY_DENIED"),
+        ("user:root", "POLICY_DENIED"),
+        ("user:bob", "POLICY_DENIED"),
+        ("sdk:app", "NOT_AUTHORISED"),
+    ] {
         assert_eq!(world.code(actor, KEY, arguments.clone()).await, code, "{actor}");
     }
     let mut asked = call("user:lena", KEY, arguments);
@@ -447,7 +467,8 @@ async fn the_memory_of_a_fresh_process_does_not_hold_a_key_that_was_destroyed() 
     let masters = Masters::new();
     masters.make("master");
     let installed = Installed::with_plane(25, &format!("{SMALL_PARTS}{}", masters.config("master", &[]))).await;
-    let request = ["offboard", "acme/handbook", "--ground", "contract_end", "--reason", "r", "--grace", "1h", "--retention", "0s"];
+    let request =
+        ["offboard", "acme/handbook", "--ground", "contract_end", "--reason", "r", "--grace", "1h", "--retention", "0s"];
     installed.done(&request);
     installed.work();
     installed.set_clock(4000);

@@ -91,7 +91,10 @@ mod tests {
         let key = ArchiveKey::new(Uuid::from_u128(7), Zeroizing::new([0xab; 32]));
         assert_eq!(format!("{key:?}"), format!("ArchiveKey({})", Uuid::from_u128(7)));
         let material = String::from_utf8(key.material()).unwrap();
-        assert!(material.contains(&key.id().to_string()) && !material.contains("abab") && !material.contains("q6ur"), "{material}");
+        assert!(
+            material.contains(&key.id().to_string()) && !material.contains("abab") && !material.contains("q6ur"),
+            "{material}"
+        );
         assert!(!key.scheme().contains("abab"));
     }
 }

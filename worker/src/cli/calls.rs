@@ -10,8 +10,8 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, HoldCommand,
-        KeysCommand, LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
-        TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        KeysCommand, LedgerCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ReasonedArgs, RequestArgs, ScopeArgs,
+        StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -174,9 +174,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             ArchiveCommand::Restore { plane, into, store } => {
                 planned("knowledge.archive.restore", with(json!({"plane": plane, "into": into}), given(&[("store", &store)])))
             }
-            ArchiveCommand::Key { plane, reason } => {
-                planned("knowledge.archive.key", json!({"plane": plane, "reason": reason}))
-            }
+            ArchiveCommand::Key { plane, reason } => planned("knowledge.archive.key", json!({"plane": plane, "reason": reason})),
             ArchiveCommand::Export { plane, to } => planned("knowledge.archive.export", json!({"plane": plane, "to": to})),
         },
         Command::Keys(command) => match command {

@@ -149,6 +149,7 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Keys(KeysCommand::Init { file }) => {
             let made = MasterKey::create(&file, &SystemEntropy);
             let made = made.map_err(|error| CommandError::Local(format!("make a master key in {}: {error}", file.display())))?;
+            let file = std::path::absolute(&file).unwrap_or(file);
             let reference = KeyReference::File(file).to_string();
             print(&global, "keys", json!({"master_key_id": made.id(), "reference": reference}));
             Ok(ExitCode::SUCCESS)

@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn encryption_without_a_master_key_and_keys_that_are_no_references_are_named() {
         assert!(!load("").unwrap().encrypts());
-        let config = load("[archive.encryption]\nmode = \"plane_key\"\nmaster_key = \"env:K\"\nprevious_keys = [\"file:/k\"]").unwrap();
+        let config =
+            load("[archive.encryption]\nmode = \"plane_key\"\nmaster_key = \"env:K\"\nprevious_keys = [\"file:/k\"]").unwrap();
         assert!(config.encrypts());
         assert_eq!(config.keyring().references().map(ToString::to_string).collect::<Vec<_>>(), ["env:K", "file:/k"]);
         for (text, complaint) in [

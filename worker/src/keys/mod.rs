@@ -45,7 +45,9 @@ pub enum KeyError {
         found: Vec<String>,
     },
     /// What the ledger holds is not what the master key wrapped.
-    #[error("unwrap key {key} of the archive under master key {master}: what the ledger holds was changed, or is of another plane")]
+    #[error(
+        "unwrap key {key} of the archive under master key {master}: what the ledger holds was changed, or is of another plane"
+    )]
     Changed {
         /// The archive's key.
         key: Uuid,

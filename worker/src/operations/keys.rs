@@ -138,7 +138,10 @@ pub(super) async fn unwrap(app: &App, call: &Call) -> Outcome {
 }
 
 fn destroyed(found: &lookup::Found) -> Stop {
-    found.refuse(Refusal::new(Code::ArchiveMissing, format!("the plane is {}: its archive's key was destroyed", found.plane.state)))
+    found.refuse(Refusal::new(
+        Code::ArchiveMissing,
+        format!("the plane is {}: its archive's key was destroyed", found.plane.state),
+    ))
 }
 
 /// Hands the key out, on record.
