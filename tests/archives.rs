@@ -8,7 +8,7 @@ use lethe_stages::{
     ports::{Archive, PartDraft, PortError},
     record::{Column, ColumnKind, Key, Record, Value},
 };
-use lethe_stores::Archives;
+use lethe_stores::{ArchiveKey, Archives};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -63,7 +63,7 @@ impl Keeper {
     }
 
     fn open(&self, id: Uuid, plane: Uuid) -> Arc<dyn Archive> {
-        self.archives().open(&self.url(), id, plane, Utc::now()).expect("open")
+        self.archives().open(&self.url(), id, plane, None, Utc::now()).expect("open")
     }
 
     async fn forget_canary(&self) {
@@ -104,6 +104,70 @@ async fn a_part_is_written_once_and_other_bytes_are_refused() {
         assert!(archive.read_part("o/absent.parquet", &columns()).await.expect("read").is_none());
         assert_eq!(archive.list().await.expect("list"), ["o/part.parquet"], "{}", keeper.name());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_part_is_written_once_and_is_the_one_that_is_there_if_its_records_are_equal() {
+    for keeper in Keeper::all().await {
+        let id = keeper.prepared().await;
+        let under = |byte: u8| keeper.archives().open(&keeper.url(), id, PLANE, Some(key_of(byte)), Utc::now()).expect("open");
+        let archive = under(7);
+        // A NaN, and two zeros: equal to the bit or not equal.
+        let mut records: Vec<_> = (0..500).map(|id| record(id, &format!("text {id}"))).collect();
+        let real = |value: f64| Value::Real(value);
+        records
+            .iter_mut()
+            .for_each(|record| record.values.push(real(if record.key == Key::Integer(3) { f64::NAN } else { 0.0 })));
+        let columns = [columns(), vec![Column { name: "score".into(), kind: ColumnKind::Real }]].concat();
+        let write = async |archive: &dyn Archive, records: &[Record]| {
+            let digests: Vec<_> = records.iter().map(|record| record.digest(None)).collect();
+            archive.write_part(PartDraft { key: "o/part", columns: &columns, records, digests: &digests }).await
+        };
+        let part = write(archive.as_ref(), &records).await.expect("write");
+        assert_eq!((part.rows, &part.first_key, &part.last_key), (500, &None, &None), "keys are content: {}", keeper.name());
+        assert_eq!(write(archive.as_ref(), &records).await.expect("again"), part, "what is there is kept: {}", keeper.name());
+        let mut other = records.clone();
+        other[9].values[2] = real(-0.0);
+        for changed in [other, records[1..].to_vec()] {
+            let error = write(archive.as_ref(), &changed).await.expect_err("other records");
+            assert!(matches!(&error, PortError::Permanent(said) if said.contains("other bytes")), "{}: {error}", keeper.name());
+        }
+        let back = archive.read_part("o/part", &columns).await.expect("read").expect("a part");
+        assert_eq!((&back.part, back.digests.len()), (&part, 500), "{}", keeper.name());
+        assert_eq!(keeper.archives().open(&keeper.url(), id, PLANE, None, Utc::now()).expect("open").encryption(), "none");
+
+        // Another key, no key, another plane, another place: none of them reads it. No key reads what is not encrypted.
+        let bytes = archive.get("o/part").await.expect("get").expect("an object");
+        assert!(bytes.starts_with(b"PARE") && !bytes.windows(8).any(|window| window == b"text 123"), "{}", keeper.name());
+        archive.put("o/moved", &bytes).await.expect("put");
+        let plain = keeper.open(id, PLANE);
+        let elsewhere = keeper.archives().open(&keeper.url(), id, NEIGHBOUR, Some(key_of(7)), Utc::now()).expect("open");
+        elsewhere.put("o/part", &bytes).await.expect("put");
+        for (archive, key) in [(&under(8), "o/part"), (&plain, "o/part"), (&elsewhere, "o/part"), (&archive, "o/moved")] {
+            let read = archive.read_part(key, &columns).await;
+            assert!(matches!(read, Err(PortError::Permanent(_))), "{}: {read:?}", keeper.name());
+        }
+        self::write(plain.as_ref(), "o/plain", &[record(1, "one")]).await.expect("write");
+        let read = archive.read_part("o/plain", &self::columns()).await;
+        assert!(matches!(&read, Err(PortError::Permanent(said)) if said.contains("not encrypted")), "{read:?}");
+
+        // An inventory is taken again from its beginning: the parts that are there are not written over.
+        let digests: Vec<_> = records.iter().map(|record| record.digest(None)).collect();
+        for _ in 0..3 {
+            let draft = PartDraft { key: "o/inventory", columns: &[], records: &[], digests: &digests };
+            assert_eq!(archive.write_part(draft).await.expect("write").rows, 500);
+        }
+        if let Keeper::Bucket(bucket) = &keeper {
+            for name in ["part", "inventory"] {
+                let versions = bucket.versions(&format!("cold/archive/{PLANE}/o/{name}")).await;
+                assert_eq!(versions.len(), 1, "no pile of versions: {}, {name}", keeper.name());
+            }
+        }
+    }
+}
+
+fn key_of(byte: u8) -> ArchiveKey {
+    ArchiveKey::new(Uuid::from_u128(byte.into()), [byte; 32].into())
 }
 
 #[tokio::test(flavor = "multi_thread")]

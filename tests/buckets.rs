@@ -30,7 +30,7 @@ const ID: Uuid = Uuid::from_u128(0x1d);
 async fn opened(bucket: &Bucket, options: S3Options) -> std::sync::Arc<dyn Archive> {
     let archives = Archives::new(options, BTreeMap::new());
     let (url, id) = archives.prepare(&bucket.url(), ID).await.expect("prepare");
-    archives.open(&url, id, PLANE, Utc::now()).expect("open")
+    archives.open(&url, id, PLANE, None, Utc::now()).expect("open")
 }
 
 /// A part of so many bytes that do not compress.

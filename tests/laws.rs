@@ -138,6 +138,7 @@ fn every_verb_that_destroys_takes_a_permit() {
         "prove_empty",
         "look_again",
         "prefix",
+        "encryption",
         "probe",
         "write_part",
         "read_part",

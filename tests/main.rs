@@ -51,6 +51,7 @@ mod retry;
 mod schema;
 mod scopes;
 mod several;
+mod shredding;
 mod signals;
 mod signed;
 mod stories;

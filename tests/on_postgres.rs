@@ -39,6 +39,7 @@ mod restore;
 mod retry;
 mod schema;
 mod scopes;
+mod shredding;
 mod signals;
 mod signed;
 mod stories;

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Compares an exported archive with the SQLite rows it was made of, without any code of Lethe's.
 
-    tests/parts.py ARCHIVE --file knowledge.db --table chunks [--plane-column plane --plane p1]
+    tests/parts.py ARCHIVE --file knowledge.db --table chunks [--plane-column plane --plane p1] [--key-file KEY]
 
 ARCHIVE is the folder that `lethe archive export PLANE --to ARCHIVE` wrote. The parts are read with pyarrow, counted with DuckDB, and
 every column of every row must be what SQLite holds: same storage class, same value, floats and vectors to the bit. The digests of
-parts and records are computed again. Exits 0 if all of it is equal, 1 with the first differences otherwise.
+parts and records are computed again. KEY is a file with the hexadecimal digits of an encrypted archive's key, as `lethe archive key
+PLANE` prints them; DuckDB does not read such parts, so it counts none of them. Exits 0 if all of it is equal, 1 with the first
+differences otherwise.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 
 DIFFERENCES_SHOWN = 10
 
@@ -141,17 +144,52 @@ def archived_values(table, column):
     raise Different(f"column {name} is of an unknown kind: {kind}")
 
 
-def read_part(folder, part, store):
+class OneKey(pe.KmsClient):
+    """A key management service that knows one key: that of the archive."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.key = key
+
+    def wrap_key(self, key_bytes, master_key_identifier):
+        raise NotImplementedError("this only reads")
+
+    def unwrap_key(self, wrapped_key, master_key_identifier):
+        return self.key
+
+
+def decryption(key_file):
+    """How pyarrow decrypts a part; None where the archive is not encrypted."""
+    if key_file is None:
+        return None
+    key = bytes.fromhex(pathlib.Path(key_file).read_text().strip())
+    return pe.CryptoFactory(lambda _: OneKey(key)).file_decryption_properties(pe.KmsConnectionConfig())
+
+
+def belongs(path, place):
+    """Whether an encrypted part names its place. Which it is, is authenticated with each of its bytes."""
+    return place.encode() in path.read_bytes()
+
+
+def read_part(folder, part, store, plane_id, key_file):
     """A part's records by key, after comparing its bytes, counts and digests with the manifest."""
     path = folder / part["key"]
     must(path.is_file(), f"{part['key']} is not there")
     content = path.read_bytes()
     must(len(content) == part["bytes"], f"{part['key']} has {len(content)} bytes, the manifest says {part['bytes']}")
     must("sha256:" + hashlib.sha256(content).hexdigest() == part["sha256"], f"{part['key']} is not what the manifest lists")
-    table = pq.read_table(path)
-    metadata = pq.read_metadata(path).metadata
+    try:
+        # Properties are used up by one reading.
+        table = pq.ParquetFile(path, decryption_properties=decryption(key_file)).read()
+        metadata = pq.read_metadata(path, decryption_properties=decryption(key_file)).metadata
+    except (OSError, ValueError) as error:
+        raise Different(f"{part['key']} cannot be decrypted: {error}") from error
     must(json.loads(metadata[b"lethe.columns"]) == store["columns"], f"{part['key']} lists other columns than the manifest")
-    [(counted,)] = duckdb.connect().execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()
+    if key_file is None:
+        [(counted,)] = duckdb.connect().execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()
+    else:
+        must(belongs(path, f"{plane_id}/{part['key']}"), f"{part['key']} is encrypted for another place")
+        counted = part["rows"]
     must(
         table.num_rows == counted == part["rows"],
         f"{part['key']}: pyarrow reads {table.num_rows} rows, DuckDB {counted}, the manifest says {part['rows']}",
@@ -175,7 +213,7 @@ def compare(arguments):
 
     archived, key = {}, None
     for part in store["parts"]:
-        key, records = read_part(folder, part, store)
+        key, records = read_part(folder, part, store, manifest["plane_id"], arguments.key_file)
         archived.update(records)
     must(sum(part["rows"] for part in store["parts"]) == store["rows"], "the manifest's totals are not those of its parts")
     if key is None:
@@ -204,6 +242,7 @@ def main():
     parser.add_argument("--file", required=True, help="the SQLite file")
     parser.add_argument("--table", required=True)
     parser.add_argument("--plane-column", help="without it, the plane owns the whole table")
+    parser.add_argument("--key-file", help="a file with the archive's key, where it is encrypted")
     parser.add_argument("--plane", help="the plane's value in that column")
     arguments = parser.parse_args()
     try:

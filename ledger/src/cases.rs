@@ -249,7 +249,7 @@ macro_rules! select_cases {
     o.retention_us AS o_retention_us, o.retention_basis AS o_retention_basis, o.usage_unknown_accepted AS o_usage_unknown_accepted,
     o.requested_at AS o_requested_at, o.received_at AS o_received_at, o.legal_due_at AS o_legal_due_at, o.grace_until AS o_grace_until,
     o.archive_after AS o_archive_after, o.retention_until AS o_retention_until, o.round AS o_round, o.salt AS o_salt, o.plan AS o_plan,
-    o.plan_digest AS o_plan_digest, o.closed_at AS o_closed_at, o.requested_epoch AS o_requested_epoch,
+    o.plan_digest AS o_plan_digest, o.archive_key_id AS o_archive_key_id, o.closed_at AS o_closed_at, o.requested_epoch AS o_requested_epoch,
     ",
             changing!($holds),
             ",

@@ -10,6 +10,7 @@
 mod access;
 mod advance;
 mod approvers;
+mod archive_keys;
 mod archives;
 mod break_glass;
 mod cases;
@@ -44,6 +45,7 @@ mod witness;
 pub use access::{NewToken, Token, Usage, UsageKind};
 pub use advance::Changes;
 pub use approvers::{Approver, NewApprover};
+pub use archive_keys::{KeysWrapped, WrappedKey};
 pub use archives::ArchiveRow;
 pub use break_glass::BrokenGlass;
 pub use cases::{Bound, Case, Given};

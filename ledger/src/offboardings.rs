@@ -10,6 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
+    archive_keys::WrappedKey,
     db::Tx,
     fault::Fault,
     many::{Many, Script},
@@ -89,6 +90,8 @@ pub struct Offboarding {
     pub round: u32,
     /// Secret of the inventory's digests; gone once purged.
     pub salt: Option<Salt>,
+    /// The key of its archive; `None` where that is not encrypted.
+    pub archive_key_id: Option<Uuid>,
     /// The destruction plan, from ARCHIVED on; gone once purged.
     pub plan: Option<DestructionPlan>,
     /// Its digest.
@@ -127,6 +130,7 @@ pub(crate) fn offboarding(cells: &Cells<'_>) -> Result<Offboarding, Fault> {
         retention_until: cells.maybe_at("retention_until")?,
         round: cells.get::<i64>("round")? as u32,
         salt: salt.and_then(|bytes| bytes.try_into().ok()).map(Salt),
+        archive_key_id: cells.maybe_id("archive_key_id")?,
         plan: cells.json("plan")?,
         plan_digest: cells.get("plan_digest")?,
         closed_at: cells.maybe_at("closed_at")?,
@@ -222,8 +226,8 @@ statements! {
     OPEN = "open an offboarding",
         "INSERT INTO offboardings (id, plane_id, tenant_id, plan_version, status, ground, reason, requested_by, terms_digest,
             grace_access, evict, grace_us, archive_delay_us, retention_us, retention_basis, usage_unknown_accepted,
-            requested_at, received_at, legal_due_at, round, salt, requested_epoch)
-         VALUES ($1, $2, $3, $4, 'open', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 0, $19,
+            requested_at, received_at, legal_due_at, round, salt, archive_key_id, requested_epoch)
+         VALUES ($1, $2, $3, $4, 'open', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 0, $19, $20,
             (SELECT epoch FROM planes WHERE id = $2))";
     OFFBOARDING = "read an offboarding", "SELECT * FROM offboardings WHERE id = $1";
     OF_PLANE = "read a plane's offboardings",
@@ -251,8 +255,8 @@ statements! {
 }
 
 impl Tx {
-    /// Opens an offboarding and answers it.
-    pub async fn insert_offboarding(&mut self, new: &NewOffboarding) -> Result<Offboarding, Fault> {
+    /// Opens an offboarding and answers it. Its archive will be encrypted under `key`, if there is one.
+    pub async fn insert_offboarding(&mut self, new: &NewOffboarding, key: Option<&WrappedKey>) -> Result<Offboarding, Fault> {
         let id = self.new_id();
         let salt = self.random::<32>();
         let at = self.at();
@@ -261,7 +265,10 @@ impl Tx {
         let open = open.bind(&new.reason).bind(&new.requested_by).bind(&new.terms_digest).bind(new.grace_access.as_str());
         let open = open.bind(new.evict.as_str()).bind(us(new.grace)).bind(us(new.archive_delay)).bind(us(new.retention));
         let open = open.bind(new.retention_basis.clone()).bind(new.usage_unknown_accepted).bind(at).bind(new.received_at);
-        open.bind(new.legal_due_at).bind(salt.as_slice()).one().await?;
+        open.bind(new.legal_due_at).bind(salt.as_slice()).bind(key.map(|key| key.id)).one().await?;
+        if let Some(key) = key {
+            self.keep_archive_key(id, key).await?;
+        }
         Ok(self.offboarding(id).await?.expect("inserted in this transaction"))
     }
 
@@ -301,11 +308,12 @@ impl Tx {
         self.sql(&NEXT_ROUND).bind(id).one().await
     }
 
-    /// Closes an open offboarding.
+    /// Closes an open offboarding, and destroys the key of its archive.
     pub async fn close_offboarding(&mut self, id: Uuid, status: OffboardingStatus) -> Result<(), Fault> {
         let at = self.at();
         self.sql(&CLOSE).bind(id).bind(status.as_str()).bind(at).one().await?;
-        self.close_deadline(id).await
+        self.close_deadline(id).await?;
+        self.destroy_archive_key(id).await
     }
 
     /// Offboardings by request, filtered.

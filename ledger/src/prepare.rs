@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::{
-    access, approvers, archives, break_glass, cases, db,
+    access, approvers, archive_keys, archives, break_glass, cases, db,
     db::Tx,
     deadlines, decisions, dependents, findings, idempotency, locks,
     many::Many,
@@ -15,6 +15,7 @@ use crate::{
 static STATEMENTS: &[&[&Sql]] = &[
     access::STATEMENTS,
     approvers::STATEMENTS,
+    archive_keys::STATEMENTS,
     archives::STATEMENTS,
     break_glass::STATEMENTS,
     cases::STATEMENTS,

@@ -199,6 +199,10 @@ lethe_stages::text_enum! {
         LedgerReconciled = "LEDGER_RECONCILED",
         /// The plane's archive was restored into a new plane.
         ArchiveRestored = "ARCHIVE_RESTORED",
+        /// The key of the plane's archive was handed to somebody.
+        ArchiveKeyTaken = "ARCHIVE_KEY_TAKEN",
+        /// Keys of archives were wrapped anew under another master key.
+        KeysRewrapped = "KEYS_REWRAPPED",
         /// A token was issued.
         TokenIssued = "TOKEN_ISSUED",
         /// A token was revoked.

@@ -64,6 +64,9 @@ pub struct DestructionPlan {
     /// Declared copies of it; everything below them goes too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archive_copies: Vec<String>,
+    /// The key under which the archive is encrypted; it goes too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_key_id: Option<Uuid>,
     /// `sha256:` of the manifest.
     pub manifest_sha256: String,
     /// Objects the manifest lists, itself not counted.
@@ -101,6 +104,9 @@ impl DestructionPlan {
         let mut item = |what: &str| writeln!(text, "- {}", one_line(what)).expect("text takes text");
         item(&archive);
         self.archive_copies.iter().for_each(|copy| item(&format!("everything below {copy}, a copy of it")));
+        if let Some(key) = self.archive_key_id {
+            item(&format!("key {key} of the archive: no copy of its parts, wherever it is, can be read from then on"));
+        }
         for store in &self.stores {
             if let Some(attested) = &store.attested {
                 item(&format!(
@@ -149,6 +155,7 @@ mod tests {
             }],
             archive_prefix: "s3://cold/planes/2/".into(),
             archive_copies: vec!["s3://cold-copy/planes/2/".into()],
+            archive_key_id: None,
             manifest_sha256: "sha256:bb".into(),
             archive_parts: 3,
             archive_rows: 4,
@@ -177,6 +184,7 @@ mod tests {
             },
             |plan| plan.archive_prefix.push('x'),
             |plan| plan.archive_copies.clear(),
+            |plan| plan.archive_key_id = Some(Uuid::nil()),
             |plan| plan.manifest_sha256.push('x'),
             |plan| plan.archive_parts += 1,
             |plan| plan.archive_rows += 1,

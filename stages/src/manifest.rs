@@ -11,6 +11,9 @@ use crate::record::{Column, Key};
 /// The version of this document's shape.
 pub const MANIFEST_SCHEMA: u32 = 1;
 
+/// What a manifest says where Lethe did not encrypt.
+pub const UNENCRYPTED: &str = "none";
+
 crate::text_enum! {
     /// What the parts hold.
     Contents {
@@ -32,10 +35,10 @@ pub struct Part {
     pub bytes: u64,
     /// `sha256:` of the object's bytes.
     pub sha256: String,
-    /// The first record's key; absent from an inventory, because a key may say something.
+    /// The first record's key; absent from an inventory and where parts are encrypted, because a key may say something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_key: Option<Key>,
-    /// The last record's key; absent from an inventory.
+    /// The last record's key; absent like the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_key: Option<Key>,
 }
@@ -80,7 +83,7 @@ pub struct Manifest {
     pub round: u32,
     /// What the parts hold.
     pub contents: Contents,
-    /// How the parts are encrypted; `none` so far, which leaves it to the storage.
+    /// How the parts are encrypted: the method and the id of the key, or [`UNENCRYPTED`], which leaves it to the storage.
     pub encryption: String,
     /// One entry per binding.
     pub stores: Vec<StoreManifest>,

@@ -246,7 +246,7 @@ pub trait KnowledgeStore: Send + Sync {
 /// A part as it was read back.
 #[derive(Debug)]
 pub struct PartContents {
-    /// The object as it is: rows, bytes, digest, first and last key.
+    /// The object as it is: rows, bytes, digest, and, unless it is encrypted, first and last key.
     pub part: Part,
     /// The records; empty for an inventory.
     pub records: Vec<Record>,
@@ -275,10 +275,14 @@ pub trait Archive: Send + Sync {
     /// The prefix, as an absolute URL that ends in the plane's id and a slash.
     fn prefix(&self) -> String;
 
+    /// How parts are encrypted here, as the manifest says it: `none`, or the method and the id of the key.
+    fn encryption(&self) -> String;
+
     /// Makes sure that this is the archive that was bound: finds its canary. WrongPlace where it does not.
     async fn probe(&self) -> Result<String, PortError>;
 
-    /// Writes a part; durable when it returns. The same draft gives the same bytes. An object that is there with other bytes is an error.
+    /// Writes a part; durable when it returns. The same draft again is success, and the part is the one that is there: the same bytes, or,
+    /// where they are encrypted, the same records. An object that is there with anything else is an error.
     async fn write_part(&self, draft: PartDraft<'_>) -> Result<Part, PortError>;
 
     /// Reads a part back, decodes it and digests its bytes. `None` where there is no such object.

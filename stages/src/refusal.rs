@@ -99,6 +99,8 @@ codes! {
     ArchiveLocked = "ARCHIVE_LOCKED", "An object lock forbids to delete the archive before a date.";
     LockOutlivesRetention = "LOCK_OUTLIVES_RETENTION", "The archive's objects would be locked for longer than the plane's data is kept.";
     ReplicaUndeclared = "REPLICA_UNDECLARED", "The archive is copied to a bucket that is not declared, and so would not be purged.";
+    ArchiveNotEncrypted = "ARCHIVE_NOT_ENCRYPTED", "The plane's archive is not encrypted, so it has no key.";
+    MasterKeyUnusable = "MASTER_KEY_UNUSABLE", "The master key that wraps the archive's key is missing, unreadable or another one.";
     ArchiveWithoutContent = "ARCHIVE_WITHOUT_CONTENT", "The archive is an inventory: it holds digests, and nothing that could be restored.";
     IngestRefused = "INGEST_REFUSED", "The plane takes no writes in its state, or the scope is another tenant's.";
     NothingToProbe = "NOTHING_TO_PROBE", "Nothing is kept by which the plane could be looked for again.";

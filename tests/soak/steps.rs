@@ -164,7 +164,7 @@ impl Lethe {
                 let mut entry = Entry::new(chain, Some(self.tenant), EventType::Registered, &by, "knowledge.plane.register");
                 entry.to_state = Some(plane.state);
                 tx.append(entry).await?;
-                let offboarding = tx.insert_offboarding(&terms(tx, plane.id, self.tenant)).await?;
+                let offboarding = tx.insert_offboarding(&terms(tx, plane.id, self.tenant), None).await?;
                 let at = tx.at();
                 let (offboarding_id, plane_id, tenant_id) = (offboarding.id, plane.id, self.tenant);
                 tx.enqueue(NewRun { offboarding_id, plane_id, tenant_id, step: Step::Deregister, due_at: at }).await?;

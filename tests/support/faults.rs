@@ -19,7 +19,7 @@ use lethe_stages::{
     record::{Column, Key, Known, Record, RecordDigest, Salt},
     suspension::Dependent,
 };
-use lethe_stores::{ArchiveCheck, Mapping, StoreCheck};
+use lethe_stores::{ArchiveCheck, ArchiveKey, Mapping, StoreCheck};
 use lethe_worker::world::World;
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -143,8 +143,8 @@ impl World for FaultyWorld {
     fn dependent(&self, control: &str, told: Vec<(&'static str, String)>) -> Result<Arc<dyn Dependent>, PortError> {
         Ok(Arc::new(FaultyDependent { inner: self.inner.dependent(control, told)?, plan: self.plan.clone() }))
     }
-    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
-        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane, at)?, plan: self.plan.clone() }))
+    fn archive(&self, plane: &Plane, key: Option<ArchiveKey>, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
+        Ok(Arc::new(FaultyArchive { inner: self.inner.archive(plane, key, at)?, plan: self.plan.clone() }))
     }
 }
 
@@ -226,6 +226,9 @@ struct FaultyArchive {
 impl Archive for FaultyArchive {
     fn prefix(&self) -> String {
         self.inner.prefix()
+    }
+    fn encryption(&self) -> String {
+        self.inner.encryption()
     }
     async fn probe(&self) -> Result<String, PortError> {
         self.plan.through("archive.probe", self.inner.probe()).await

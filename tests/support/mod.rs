@@ -14,6 +14,8 @@ pub mod invariants;
 pub mod keys;
 pub mod knowledge;
 pub mod ledger;
+pub mod masters;
+pub mod memory;
 pub mod permit;
 pub mod postgres;
 pub mod power;

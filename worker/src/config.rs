@@ -23,9 +23,13 @@ use crate::{
     window::Window,
 };
 
+mod encryption;
 mod s3;
 
-pub use self::s3::S3Config;
+pub use self::{
+    encryption::{EncryptionConfig, EncryptionMode},
+    s3::S3Config,
+};
 
 /// The defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -355,6 +359,8 @@ pub struct ArchiveConfig {
     pub part_rows_max: usize,
     /// Most bytes in a part.
     pub part_bytes_max: usize,
+    /// Whether and how archives are encrypted.
+    pub encryption: EncryptionConfig,
     /// Archives in S3.
     pub s3: S3Config,
 }
@@ -563,6 +569,7 @@ impl Config {
         }
         self.check_archives()?;
         self.check_dependents()?;
+        self.check_encryption()?;
         if self.archive.part_rows_max == 0 || self.archive.part_bytes_max == 0 || self.queue.backoff_jitter > 100 {
             return Err("archive.part_rows_max and part_bytes_max must be above 0, queue.backoff_jitter at most 100".into());
         }

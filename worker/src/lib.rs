@@ -10,6 +10,7 @@ pub mod deadline;
 mod demo;
 pub mod gate;
 mod hours;
+pub mod keys;
 pub mod manager;
 pub mod operations;
 pub mod policy;

@@ -11,7 +11,7 @@ use lethe_stages::{
     ports::{Archive, Description, KnowledgeStore, PortError},
     suspension::Dependent,
 };
-use lethe_stores::{ArchiveCheck, Archives, Controls, Mapping, Paces, StoreCheck};
+use lethe_stores::{ArchiveCheck, ArchiveKey, Archives, Controls, Mapping, Paces, StoreCheck};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -44,8 +44,8 @@ pub trait World: Send + Sync {
     /// commands find in their environment.
     fn dependent(&self, control: &str, told: Vec<(&'static str, String)>) -> Result<Arc<dyn Dependent>, PortError>;
 
-    /// Opens the plane's archive. `at` is now: what it locks, it locks from then on.
-    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError>;
+    /// Opens the plane's archive, whose parts are encrypted under `key`, if there is one. `at` is now: what it locks, it locks from then on.
+    fn archive(&self, plane: &Plane, key: Option<ArchiveKey>, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError>;
 }
 
 /// The real drivers.
@@ -102,9 +102,9 @@ impl World for RealWorld {
         self.controls.of(control, told)
     }
 
-    fn archive(&self, plane: &Plane, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
+    fn archive(&self, plane: &Plane, key: Option<ArchiveKey>, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
         let tombstone = || PortError::Permanent("the plane is a tombstone: it has no archive".into());
         let url = plane.archive_url.as_deref().ok_or_else(tombstone)?;
-        self.archives.open(url, plane.archive_id.ok_or_else(tombstone)?, plane.id, at)
+        self.archives.open(url, plane.archive_id.ok_or_else(tombstone)?, plane.id, key, at)
     }
 }

@@ -55,7 +55,7 @@ async fn export(context: &StageContext) -> Result<StageOutcome, StageError> {
         offboarding_id: context.facts.offboarding_id,
         round: context.run.round,
         contents: if context.is_inventory() { Contents::Inventory } else { Contents::Records },
-        encryption: "none".into(),
+        encryption: context.archive.encryption(),
         stores,
     };
     let text = canonical::to_string(&manifest).map_err(|error| StageError::halt("MANIFEST", error.to_string()))?;

@@ -104,8 +104,8 @@ impl Copying<'_> {
             let key = Manifest::part_key(context.facts.offboarding_id, self.binding, context.run.round, number);
             // An inventory names no keys to go on after, and costs little to take again.
             let complete = if context.is_inventory() { None } else { read_part(context, &key, self.columns).await? };
-            let next = if let Some(complete) = complete {
-                after = complete.last_key.clone();
+            let next = if let Some((complete, last)) = complete {
+                after = last;
                 Next::Complete(complete)
             } else {
                 let page = bound.store.page(after.as_ref(), context.limits.part).await;
@@ -160,15 +160,15 @@ impl Copying<'_> {
     /// Reads a part again, from the archive, and compares it with what was recorded when it was written.
     async fn verify(&self, written: &Part) -> Result<(), StageError> {
         let columns = if self.context.is_inventory() { &[] } else { self.columns };
-        if read_part(self.context, &written.key, columns).await?.as_ref() == Some(written) {
+        if read_part(self.context, &written.key, columns).await?.is_some_and(|(part, _)| part == *written) {
             return Ok(());
         }
         Err(StageError::transient("READ_BACK", format!("read {} back: it is not what was written", written.key)))
     }
 }
 
-/// Reads a part and recomputes each record's digest from the values that were decoded.
-async fn read_part(context: &StageContext, key: &str, columns: &[Column]) -> Result<Option<Part>, StageError> {
+/// Reads a part and recomputes each record's digest from the values that were decoded. Answers the last record's key beside it.
+async fn read_part(context: &StageContext, key: &str, columns: &[Column]) -> Result<Option<(Part, Option<Key>)>, StageError> {
     let found = context.archive.read_part(key, columns).await.map_err(|error| StageError::port(&format!("read {key}"), error))?;
     let Some(found) = found else { return Ok(None) };
     if !columns.is_empty() && !found.records.iter().map(|record| record.digest(None)).eq(found.digests.iter().copied()) {
@@ -177,5 +177,5 @@ async fn read_part(context: &StageContext, key: &str, columns: &[Column]) -> Res
             format!("read {key}: a record does not match the digest taken when it was exported"),
         ));
     }
-    Ok(Some(found.part))
+    Ok(Some((found.part, found.records.last().map(|record| record.key.clone()))))
 }

@@ -2,18 +2,26 @@
 //!
 //! The rule: exactly the records that were written, or an error that names the part. Works in memory only.
 
+use std::sync::Arc;
+
 use arrow_array::{
     Array, BinaryArray, FixedSizeBinaryArray, Float32Array, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
     StructArray,
 };
 use bytes::Bytes;
 use lethe_stages::record::{Column, ColumnKind, Key, Record, RecordDigest, Value};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::{
+    arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
+    encryption::decrypt::FileDecryptionProperties,
+};
 
 use super::columns::{COLUMNS, DIGEST, KEY_COLUMN, LAYOUT, LAYOUT_VERSION, SHA256, json_name};
 
 /// Rows decoded at a time, beside the records that are the result.
 const BATCH_ROWS: usize = 4_096;
+
+/// What a Parquet file with an encrypted footer begins and ends with.
+pub(super) const ENCRYPTED: &[u8; 4] = b"PARE";
 
 /// What a part holds.
 pub(super) struct Decoded {
@@ -21,9 +29,21 @@ pub(super) struct Decoded {
     pub(super) digests: Vec<RecordDigest>,
 }
 
-/// Decodes a part that should have `columns`, by name and in order; an inventory where there are none. The kinds are the part's own.
-pub(super) fn decode(bytes: Bytes, columns: &[Column]) -> Result<Decoded, String> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
+/// Decodes a part that should have `columns`, by name and in order; an inventory where there are none. The kinds are the part's own. A part
+/// is encrypted exactly where `decryption` says how.
+pub(super) fn decode(
+    bytes: Bytes,
+    columns: &[Column],
+    decryption: Option<Arc<FileDecryptionProperties>>,
+) -> Result<Decoded, String> {
+    let mut options = ArrowReaderOptions::new();
+    match (decryption, bytes.starts_with(ENCRYPTED)) {
+        (Some(decryption), true) => options = options.with_file_decryption_properties(decryption),
+        (Some(_), false) => return Err("it is not encrypted, as every part of this archive must be".into()),
+        (None, true) => return Err("it is encrypted, and its key is not at hand".into()),
+        (None, false) => {}
+    }
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options).map_err(|error| error.to_string())?;
     let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let metadata = |key: &str| metadata.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone());
     match metadata(LAYOUT) {

@@ -1,6 +1,6 @@
 //! Records into the bytes of a Parquet part.
 //!
-//! The rule: the same draft gives the same bytes: no time, no machine, no version in them. What the columns' kinds do not hold is an
+//! The rule: the same draft gives the same bytes, unless they are encrypted: no time, no machine, no version in them. What the columns' kinds do not hold is an
 //! error and not a conversion. Works in memory only, so nothing is left if we die in it.
 
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use lethe_stages::{
 use parquet::{
     arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
     basic::{Compression, ZstdLevel},
+    encryption::encrypt::FileEncryptionProperties,
     file::{metadata::KeyValue, properties::WriterProperties},
     schema::types::ColumnPath,
 };
@@ -76,8 +77,8 @@ pub(super) fn lay_out(draft: &PartDraft<'_>) -> Result<Encoded, PortError> {
 }
 
 impl Encoded {
-    /// Compresses it into the object's bytes.
-    pub(super) fn write(self, key: &str) -> Result<Vec<u8>, PortError> {
+    /// Compresses it into the object's bytes, and encrypts them where it is told how.
+    pub(super) fn write(self, key: &str, encryption: Option<Arc<FileEncryptionProperties>>) -> Result<Vec<u8>, PortError> {
         let failed = |error: parquet::errors::ParquetError| PortError::Permanent(format!("encode {key}: {error}"));
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -87,6 +88,9 @@ impl Encoded {
             .set_key_value_metadata(Some(self.metadata));
         for column in self.dictionary {
             properties = properties.set_column_dictionary_enabled(ColumnPath::new(vec![column]), true);
+        }
+        if let Some(encryption) = encryption {
+            properties = properties.with_file_encryption_properties(encryption);
         }
         // Without Arrow's own schema in the metadata: the Parquet types say everything, and its form may change with the library.
         let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);

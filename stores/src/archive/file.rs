@@ -124,20 +124,18 @@ impl Objects for FileObjects {
         self.on_disk(|this| Ok(this.archive_id.to_string())).await
     }
 
-    async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError> {
+    async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, PortError> {
         let key = key.to_owned();
         self.on_disk(move |this| {
             let path = this.path_to_write(&key)?;
             let doing = format!("write {key}");
             if write_new(&path, &bytes).map_err(|error| io_error(&doing, &error))? {
-                return Ok(());
+                return Ok(None);
             }
             let present = fs::read(&path).map_err(|error| io_error(&doing, &error))?;
-            if present != bytes {
-                return Err(PortError::Permanent(format!("{doing}: object {key} exists with other bytes")));
-            }
             // Whoever wrote it may have died before its directory was on disk.
-            sync_parent(&path).map_err(|error| io_error(&doing, &error))
+            sync_parent(&path).map_err(|error| io_error(&doing, &error))?;
+            Ok((present != bytes).then_some(present))
         })
         .await
     }

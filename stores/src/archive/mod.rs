@@ -10,6 +10,7 @@ mod columns;
 mod decode;
 mod encode;
 mod file;
+mod key;
 mod mark;
 mod object;
 mod parts;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub(crate) use self::file::{blocking, sync_dir};
+pub use self::key::ArchiveKey;
 pub use self::s3::{BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options};
 use self::s3::{Clients, Root, S3Objects, Site};
 
@@ -138,12 +140,20 @@ impl Archives {
         }
     }
 
-    /// Binds a plane to its prefix `URL/<plane_id>/` in an archive that was prepared. Nothing is opened yet. `at` is now: locks are
-    /// counted from it and measured against it.
+    /// Binds a plane to its prefix `URL/<plane_id>/` in an archive that was prepared. Nothing is opened yet. Parts are encrypted under `key`,
+    /// if there is one; without it, encrypted parts can be listed, copied and deleted. `at` is now: locks are counted from it and measured
+    /// against it.
     ///
     /// # Errors
     /// Permanent where no driver serves the URL.
-    pub fn open(&self, url: &str, archive_id: Uuid, plane_id: Uuid, at: DateTime<Utc>) -> Result<Arc<dyn Archive>, PortError> {
+    pub fn open(
+        &self,
+        url: &str,
+        archive_id: Uuid,
+        plane_id: Uuid,
+        key: Option<ArchiveKey>,
+        at: DateTime<Utc>,
+    ) -> Result<Arc<dyn Archive>, PortError> {
         let (objects, prefix): (Arc<dyn object::Objects>, _) = match self.place(url)? {
             Place::File(url) => {
                 let root = place::directory(&url)?;
@@ -156,7 +166,7 @@ impl Archives {
                 (Arc::new(S3Objects::new(site, copies, archive_id, plane_id, at)), prefix)
             }
         };
-        Ok(Arc::new(parts::ParquetArchive::new(objects, prefix, plane_id)))
+        Ok(Arc::new(parts::ParquetArchive::new(objects, prefix, plane_id, key)))
     }
 
     /// The bytes of a ledger's mark; `None` where there is none.

@@ -12,8 +12,9 @@ pub(super) trait Objects: Send + Sync {
     /// Finds the archive's canary and answers its id. WrongPlace where it is absent or another archive's.
     async fn probe(&self) -> Result<String, PortError>;
 
-    /// Writes an object that is not there. The same bytes already there are success, other bytes are Permanent.
-    async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError>;
+    /// Writes an object that is not there. Answers the bytes of the one that is there instead, where they are others: it stays, and is
+    /// as durable as if it had been written now.
+    async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, PortError>;
 
     /// Writes an object, replacing what is there. When it returns, every object below the prefix is durable, whoever wrote it and even
     /// if that died in its write: it may be a manifest, which says that they are there.

@@ -23,7 +23,7 @@ async fn prepare_archive(url: &str, new_id: Uuid) -> Result<Uuid, PortError> {
 }
 
 fn open_archive(url: &str, archive_id: Uuid, plane_id: Uuid) -> Result<Arc<dyn Archive>, PortError> {
-    Archives::default().open(url, archive_id, plane_id, DateTime::<Utc>::UNIX_EPOCH)
+    Archives::default().open(url, archive_id, plane_id, None, DateTime::<Utc>::UNIX_EPOCH)
 }
 
 async fn archive() -> (TempDir, Arc<dyn Archive>) {

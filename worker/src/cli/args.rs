@@ -185,6 +185,9 @@ pub(crate) enum Command {
     /// Archives of planes
     #[command(subcommand)]
     Archive(ArchiveCommand),
+    /// Keys of encrypted archives, and the master keys that wrap them
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// The ledger itself: check it, copy it, release it from suspicion
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -860,6 +863,23 @@ pub(crate) enum LedgerCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a master key in a new file that only its owner may read
+    Init {
+        /// A file that does not exist yet
+        file: PathBuf,
+    },
+    /// Show the configured master keys, what each of them wraps, and keys that none of them wraps
+    Show,
+    /// Wrap what earlier master keys wrap under the current one
+    Rewrap {
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ArchiveCommand {
     /// Say what is known of an archive: whether it answers, and what its bucket does by itself
     Check {
@@ -887,6 +907,16 @@ pub(crate) enum ArchiveCommand {
         /// Where its records go: sqlite:FILE, which must not exist yet [default: restored/NAME.db beside the ledger]
         #[arg(long, value_name = "URL")]
         store: Option<String>,
+    },
+    /// Print the key of an encrypted archive, for a reader that is not Lethe; on record
+    ///
+    /// Whoever has it reads every copy of the archive, and goes on doing so after the purge.
+    Key {
+        /// Plane id or tenant/name
+        plane: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
     },
     /// Copy the archive's objects, digests compared, into a new folder
     Export {

@@ -10,8 +10,8 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
-        FindingCommand, HoldCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand, ProbeCommand,
-        ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand,
+        ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -216,7 +216,13 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             ArchiveCommand::Restore { plane, into, store } => {
                 planned("knowledge.archive.restore", with(json!({"plane": plane, "into": into}), given(&[("store", &store)])))
             }
+            ArchiveCommand::Key { plane, reason } => planned("knowledge.archive.key", json!({"plane": plane, "reason": reason})),
             ArchiveCommand::Export { plane, to } => planned("knowledge.archive.export", json!({"plane": plane, "to": to})),
+        },
+        Command::Keys(command) => match command {
+            KeysCommand::Show => planned("governance.keys.show", json!({})),
+            KeysCommand::Rewrap { reason } => planned("governance.keys.rewrap", json!({"reason": reason})),
+            KeysCommand::Init { .. } => return Err(no_call()),
         },
         Command::Ledger(command) => match command {
             LedgerCommand::Check => planned("governance.ledger.check", json!({})),
@@ -230,7 +236,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         | Command::Sweep {}
         | Command::Migrate { .. }
         | Command::Completions { .. } => {
-            return Err(CommandError::Local("this command is no call of an operation".into()));
+            return Err(no_call());
         }
     })
 }
@@ -292,6 +298,10 @@ fn request(args: RequestArgs) -> Result<Planned, CommandError> {
     }
     let wait = wait(args.wait, Goal::State(LifecycleState::PendingDeactivate))?;
     Ok(Planned { wait, ..planned("knowledge.offboarding.request", arguments) })
+}
+
+fn no_call() -> CommandError {
+    CommandError::Local("this command is no call of an operation".into())
 }
 
 fn reasoned(operation: &'static str, args: ReasonedArgs, goal: Goal) -> Result<Planned, CommandError> {

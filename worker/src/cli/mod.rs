@@ -20,10 +20,12 @@ use lethe_stages::Refusal;
 use serde_json::{Value as Json, json};
 
 pub use self::args::Cli;
-use self::args::{Command, Global};
+use self::args::{Command, Global, KeysCommand};
 pub(crate) use self::{args::DemoArgs, open::assemble};
 use crate::{
+    clock::SystemEntropy,
     config::ConfigError,
+    keys::{KeyReference, MasterKey},
     manager::{ProbeReport, WorkerLock},
     operations::{Answer, App},
     runner::{self, Roles, RunError, RunOptions},
@@ -143,6 +145,14 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "lethe", &mut script);
             let _ = std::io::stdout().lock().write_all(&script);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Keys(KeysCommand::Init { file }) => {
+            let made = MasterKey::create(&file, &SystemEntropy);
+            let made = made.map_err(|error| CommandError::Local(format!("make a master key in {}: {error}", file.display())))?;
+            let file = std::path::absolute(&file).unwrap_or(file);
+            let reference = KeyReference::File(file).to_string();
+            print(&global, "keys", json!({"master_key_id": made.id(), "reference": reference}));
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(args) => crate::demo::run(args, global.json).await,

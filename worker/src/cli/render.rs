@@ -146,6 +146,11 @@ const TABLES: &[(&str, Columns)] = &[
         ],
     ),
     ("channels", &[("CHANNEL", "channel"), ("TOLD", "told"), ("WHY NOT", "error")]),
+    (
+        "master_keys",
+        &[("MASTER KEY", "reference"), ("ID", "master_key_id"), ("USE", "use"), ("KEYS", "keys"), ("WRONG", "error")],
+    ),
+    ("without_master_key", &[("MASTER KEY THAT IS NOT AT HAND", "master_key_id"), ("KEYS", "keys"), ("SINCE", "oldest_at")]),
     ("restored", &[("FROM STORE", "store"), ("FROM TABLE", "resource"), ("TABLE", "table"), ("ROWS", "rows")]),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
     ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),

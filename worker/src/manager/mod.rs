@@ -3,6 +3,7 @@
 //! The rule: it decides and writes in one transaction; between claim and record no transaction is open.
 //! If we die between them, the sweep takes the run back and it is performed again.
 
+mod archive_key;
 mod claim;
 mod keeping;
 mod notices;
@@ -15,6 +16,8 @@ mod sweep;
 mod turn;
 mod witness;
 
+pub(crate) use archive_key::unusable as unusable_key;
+pub use archive_key::{Beforehand, KeyAnswer};
 pub use claim::Claimed;
 pub use keeping::ArchiveAnswer;
 pub(crate) use notices::NOTICE_SCHEMA;
@@ -35,6 +38,7 @@ use lethe_stores::channels::Channels;
 use crate::{
     config::Config,
     gate::PolicyGate,
+    keys::Keyring,
     policy::{PolicyError, Reloaded},
     world::World,
 };
@@ -47,6 +51,7 @@ pub struct KnowledgeLifecycleManager {
     pub(crate) gate: PolicyGate,
     pub(crate) world: Arc<dyn World>,
     pub(crate) channels: Channels,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) progress: ProgressBoard,
     /// What became of the policies and is not yet on record; `None`: this process began.
     pub(crate) unsaid: Mutex<Vec<Option<Reloaded>>>,
@@ -60,8 +65,14 @@ impl KnowledgeLifecycleManager {
     pub fn new(ledger: Ledger, config: Arc<Config>, stages: StageRegistry, world: Arc<dyn World>) -> Result<Self, PolicyError> {
         let gate = PolicyGate::new(config.clone(), ledger.insecure_demo())?;
         let channels = config.channels().expect("a configuration is checked when it is read");
+        let keyring = Arc::new(config.keyring());
         let (progress, unsaid) = (ProgressBoard::default(), Mutex::new(vec![None]));
-        Ok(Self { ledger, config, stages, gate, world, channels, progress, unsaid })
+        Ok(Self { ledger, config, stages, gate, world, channels, keyring, progress, unsaid })
+    }
+
+    /// The master keys.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// How far the handlers of this process are.

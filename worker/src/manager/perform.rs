@@ -16,6 +16,7 @@ use lethe_stages::{
     ports::{BoundStore, PageLimit, Progress},
     record::Salt,
 };
+use lethe_stores::ArchiveKey;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -116,7 +117,8 @@ impl KnowledgeLifecycleManager {
                 return Ok(StageOutcome::NotYet { until: None, refusal });
             }
         }
-        let context = self.context(claimed).await?;
+        let key = self.key_of(&claimed.case).await?;
+        let context = self.context(claimed, key).await?;
         let handler = self.stages.get(context.run.step.stage());
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
     }
@@ -125,7 +127,7 @@ impl KnowledgeLifecycleManager {
         self.witness().await.map_err(|fault| fault.to_string())
     }
 
-    async fn context(&self, claimed: &Claimed) -> Result<StageContext, StageError> {
+    async fn context(&self, claimed: &Claimed, key: Option<ArchiveKey>) -> Result<StageContext, StageError> {
         let Claimed { case, epoch, permit, .. } = claimed;
         let plane = &case.plane;
         let bound = case.bound().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
@@ -137,8 +139,8 @@ impl KnowledgeLifecycleManager {
             let attested = binding.attested();
             stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store, attested });
         }
-        let archive =
-            self.world.archive(plane, self.ledger.now()).map_err(|error| StageError::port("open the archive", error))?;
+        let archive = self.world.archive(plane, key, self.ledger.now());
+        let archive = archive.map_err(|error| StageError::port("open the archive", error))?;
         let salt = case.offboarding.salt.clone().or_else(|| (case.run.step == Step::Restore).then_some(Salt([0; 32])));
         let limits = &self.config.archive;
         let (dependents, suspensions) = self.suspended(case).await?;

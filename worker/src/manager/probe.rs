@@ -261,7 +261,7 @@ impl KnowledgeLifecycleManager {
     }
 
     async fn ask_archive(&self, question: &Question, said: &mut Said) {
-        let listed = match self.world.archive(&question.plane, self.ledger.now()) {
+        let listed = match self.world.archive(&question.plane, None, self.ledger.now()) {
             Ok(archive) => match archive.probe().await {
                 Ok(_) => archive.list().await,
                 Err(error) => Err(error),

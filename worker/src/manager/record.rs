@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::turn::are_as_read;
 use super::{
     Finished, KnowledgeLifecycleManager, about,
+    archive_key::methods,
     notices::{of_halt, of_offboarding},
     probe::Purged,
 };
@@ -194,10 +195,12 @@ impl KnowledgeLifecycleManager {
 
     /// The step is done: what follows from it, in the same transaction.
     async fn complete(&self, tx: &mut Tx, batch: &mut Batch, case: &Case, done: &Done, actor: &Actor) -> Result<(), Fault> {
-        let evidence = match case.run.step {
-            Step::Purge => self.with_probes(tx, &done.evidence),
-            _ => done.evidence.clone(),
-        };
+        let mut evidence = done.evidence.clone();
+        if case.run.step == Step::Purge {
+            evidence = self.with_probes(tx, &evidence);
+            // The key goes in this transaction, with everything else that the ledger still holds of the archive.
+            evidence["methods"] = methods(case);
+        }
         self.completed(tx, batch, case, &evidence, actor).await?;
         let (at, terms, offboarding) = (tx.at(), &case.offboarding.terms, case.offboarding.id);
         match case.run.step {
@@ -324,6 +327,7 @@ impl KnowledgeLifecycleManager {
             stores: stores.collect(),
             archive_prefix: prefix.to_owned(),
             archive_copies: self.archive_copies(case),
+            archive_key_id: case.offboarding.archive_key_id,
             manifest_sha256: lethe_stages::canonical::digest(manifest)?,
             archive_parts: manifest.parts(),
             archive_rows: manifest.rows(),

@@ -11,7 +11,7 @@ use lethe_stages::{Code, EvictMode, Facts, GraceAccess, Ground, LifecycleState, 
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ArchiveAnswer, KnowledgeLifecycleManager, about, notices::of_offboarding};
+use super::{Beforehand, KnowledgeLifecycleManager, about, notices::of_offboarding};
 use crate::{
     config::Span,
     deadline::{NO_LAW, OWN, Zone},
@@ -227,7 +227,7 @@ impl KnowledgeLifecycleManager {
         Err(Refusal::new(Code::GraceInvalid, message).with(json!({"minimum": least.to_string()})))
     }
 
-    /// Requests an offboarding. `archive` is what its archive said of itself. An equal request again answers the one that is open and
+    /// Requests an offboarding. `before` is what was found out before the transaction. An equal request again answers the one that is open and
     /// moves no deadline.
     #[allow(clippy::too_many_arguments)]
     pub(crate) async fn request(
@@ -236,16 +236,16 @@ impl KnowledgeLifecycleManager {
         tenant: &Tenant,
         plane: &Plane,
         asked: &Terms,
-        archive: &ArchiveAnswer,
+        before: &Beforehand,
         reason: &str,
         by: &Actor,
     ) -> Decision<Requested> {
-        let new = allowed!(self.may_request(tx, tenant, plane, asked, archive, reason, by).await?);
+        let new = allowed!(self.may_request(tx, tenant, plane, asked, before, reason, by).await?);
         let Opening { terms: new, deadline } = match new {
             Ok(open) => return Ok(Ok(Requested { offboarding: *open, repeated: true })),
             Err(opening) => *opening,
         };
-        let offboarding = tx.insert_offboarding(&new).await?;
+        let offboarding = tx.insert_offboarding(&new, before.key()).await?;
         if let Some(deadline) = &deadline {
             tx.keep_deadline(offboarding.id, deadline).await?;
             self.announce(tx, of_offboarding(NoticeKind::Deadline, &offboarding, deadline.first.at)).await?;
@@ -272,8 +272,12 @@ impl KnowledgeLifecycleManager {
         if let Some(deadline) = &deadline {
             entry.evidence["deadline"] = json!(deadline);
         }
-        if let Some(lock) = archive.lock() {
+        if let Some(lock) = before.lock() {
             entry.evidence["archive_lock"] = json!(lock);
+        }
+        if let Some(key) = before.key() {
+            entry.evidence["archive_key_id"] = json!(key.id);
+            entry.evidence["master_key_id"] = json!(key.master_key_id);
         }
         tx.append(entry).await?;
         Ok(Ok(Requested { offboarding, repeated: false }))
@@ -287,7 +291,7 @@ impl KnowledgeLifecycleManager {
         tenant: &Tenant,
         plane: &Plane,
         asked: &Terms,
-        archive: &ArchiveAnswer,
+        before: &Beforehand,
         reason: &str,
         by: &Actor,
     ) -> Decision<Result<Box<Offboarding>, Box<Opening>>> {
@@ -308,7 +312,7 @@ impl KnowledgeLifecycleManager {
             return Ok(Err(Refusal::new(Code::OffboardingOpen, message).with(json!({"offboarding_id": open.id}))));
         }
         allowed!(self.grace_suffices(tenant, new));
-        allowed!(archive.allows(new, at));
+        allowed!(before.allows(new, at));
         if tenant.status != TenantStatus::Active {
             return Ok(Err(Refusal::new(Code::TenantNotActive, format!("tenant {} is {}", tenant.name, tenant.status))));
         }
@@ -350,6 +354,9 @@ impl KnowledgeLifecycleManager {
         let mut entry = about(&case, EventType::Cancelled, by, "knowledge.offboarding.cancel");
         entry.reason = Some(reason.to_owned());
         entry.evidence = json!({"tokens_restored": tokens_restored, "withdrawn_run": case.run.id});
+        if let Some(key) = case.offboarding.archive_key_id {
+            entry.evidence["archive_key_destroyed"] = json!(key);
+        }
         tx.append(entry).await?;
         if plane.state == LifecycleState::PendingDeactivate {
             let mut entry = about(&case, EventType::Transition, by, "knowledge.offboarding.cancel");

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{App, Call, Outcome, Stop, arguments, lookup, operator, restore, unusable};
+use crate::manager::unusable_key;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,20 +35,24 @@ pub(super) struct Opened {
     pub(super) found: lookup::Found,
 }
 
-/// Opens the archive of a plane's newest export.
-pub(super) async fn open(app: &App, call: &Call, plane: &str) -> Result<Opened, Stop> {
+/// Opens the archive of a plane's newest export; `to_read` its parts, or only to copy them as they are.
+pub(super) async fn open(app: &App, call: &Call, plane: &str, to_read: bool) -> Result<Opened, Stop> {
     let read = app.ledger.read(async |tx: &mut Tx| {
         let found = lookup::plane(tx, call, plane).await?;
         for offboarding in tx.offboardings_of(found.plane.id).await? {
             if let Some(manifest) = tx.archive(offboarding.id).await?.and_then(|archive| archive.manifest) {
-                return Ok((found, manifest));
+                return Ok((found, manifest, tx.archive_key(offboarding.id).await?));
             }
         }
         let message = format!("the plane is {}: it has no archive, or not any more", found.plane.state);
         Err(found.refuse(Refusal::new(Code::ArchiveMissing, message)))
     });
-    let (found, manifest) = read.await?;
-    let archive = app.world.archive(&found.plane, app.ledger.now()).map_err(|error| unusable("open the archive", error))?;
+    let (found, manifest, wrapped) = read.await?;
+    let key = match wrapped.filter(|_| to_read) {
+        Some(wrapped) => Some(app.manager.unwrap_key(wrapped).await.map_err(|error| found.refuse(unusable_key(error)))?),
+        None => None,
+    };
+    let archive = app.world.archive(&found.plane, key, app.ledger.now()).map_err(|error| unusable("open the archive", error))?;
     archive.probe().await.map_err(|error| unusable("ask the archive", error))?;
     Ok(Opened { archive, manifest, found })
 }
@@ -96,7 +101,7 @@ struct Verify {
 /// Reads every object back and compares it with the ledger's copy of the manifest; restores it into a scratch file too, if asked.
 pub(super) async fn verify(app: &App, call: &Call) -> Outcome {
     let args: Verify = arguments(call)?;
-    let opened = open(app, call, &args.plane).await?;
+    let opened = open(app, call, &args.plane, true).await?;
     if args.restore {
         restore::has_content(&opened)?;
     }
@@ -114,7 +119,7 @@ pub(super) async fn verify(app: &App, call: &Call) -> Outcome {
     }
     let mut answer = json!({
         "plane_id": opened.found.plane.id, "contents": manifest.contents, "parts": manifest.parts(), "rows": manifest.rows(),
-        "bytes": manifest.bytes(), "manifest_sha256": opened.manifest_sha256()?,
+        "bytes": manifest.bytes(), "encryption": manifest.encryption, "manifest_sha256": opened.manifest_sha256()?,
     });
     if args.restore {
         // What is broken already need not be restored to be known as broken.
@@ -136,7 +141,7 @@ struct Export {
 /// Copies every object, digests compared, into a new folder.
 pub(super) async fn export(app: &App, call: &Call) -> Outcome {
     let args: Export = arguments(call)?;
-    let Opened { archive, manifest, found } = open(app, call, &args.plane).await?;
+    let Opened { archive, manifest, found } = open(app, call, &args.plane, false).await?;
     let wrong =
         |message: String| Stop::from(Refusal::new(Code::InvalidArgument, format!("--to {}: {message}", args.to.display())));
     if args.to.exists() && args.to.read_dir().map_err(|error| wrong(error.to_string()))?.next().is_some() {

@@ -129,8 +129,10 @@ async fn named(app: &App, tx: &mut Tx, call: &Call, action: Action) -> Result<Ve
             named.push(Named { resource, chain, tenant_id, own });
         }
     }
-    let about_everything =
-        matches!(action, Action::Read | Action::Register | Action::Control | Action::Recover | Action::ManageApprovers);
+    let about_everything = matches!(
+        action,
+        Action::Read | Action::Register | Action::Control | Action::Recover | Action::ManageApprovers | Action::ManageKeys
+    );
     if nothing && about_everything {
         named.push(Named { resource: Resource::System, chain: Chain::System, tenant_id: None, own: false });
     }

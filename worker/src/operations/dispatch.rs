@@ -205,9 +205,11 @@ impl App {
             Ok(answer) => {
                 if let Some(key) = &call.idempotency_key {
                     let mut kept = answer.clone();
-                    // A token is shown once and kept nowhere, here neither.
-                    if kept.get("token").is_some() {
-                        kept["token"] = Json::Null;
+                    // A token or a key is shown once and kept nowhere, here neither.
+                    for secret in ["token", "archive_key"] {
+                        if kept.get(secret).is_some() {
+                            kept[secret] = Json::Null;
+                        }
                     }
                     tx.remember(key, &actor, &digest, &kept).await?;
                 }

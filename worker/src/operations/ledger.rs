@@ -93,7 +93,7 @@ pub(super) async fn probe_again(app: &App, _call: &Call) -> Outcome {
                 Err(error) => findings.push(format!("store {}: {error}", binding.store)),
             }
         }
-        let listed = match app.world.archive(&plane, app.ledger.now()) {
+        let listed = match app.world.archive(&plane, None, app.ledger.now()) {
             Ok(archive) => archive.list().await,
             Err(error) => Err(error),
         };

@@ -18,6 +18,7 @@ mod dispatch;
 mod due;
 mod exceptions;
 mod ingest;
+mod keys;
 mod ledger;
 mod lookup;
 mod notices;
@@ -186,6 +187,9 @@ operations! {
     "knowledge.archive.verify" read ANYBODY Read archives::answer, after archives::verify;
     "knowledge.archive.restore" write ANYBODY Register restore::register, after restore::rebuild;
     "knowledge.archive.export" read ANYBODY Read archives::answer, after archives::export;
+    "knowledge.archive.key" write HUMANS TakeKey keys::take, after keys::unwrap;
+    "governance.keys.show" read ANYBODY Read keys::show, after keys::read_master_keys;
+    "governance.keys.rewrap" write HUMANS ManageKeys keys::rewrap, after keys::wrap_anew;
     "governance.ledger.check" read ANYBODY Read ledger::check, after ledger::marks;
     "governance.ledger.backup" read ANYBODY Read archives::answer, after ledger::backup;
     "governance.ledger.reconcile" write HUMANS Recover ledger::reconcile, after ledger::probe_again;

@@ -6,11 +6,12 @@ use lethe_stages::{Code, EvictMode, GraceAccess, Ground, LifecycleState, Refusal
 use lethe_stores::Archives;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use uuid::Uuid;
 
 use super::{App, Call, Outcome, Stop, arguments, lookup, parties::read_prepared, said};
 use crate::{
     config::Span,
-    manager::{ArchiveAnswer, Received, Terms},
+    manager::{ArchiveAnswer, Beforehand, Received, Terms},
 };
 
 #[derive(Deserialize)]
@@ -69,19 +70,25 @@ fn received(text: &str) -> Result<Received, Refusal> {
     at.map_err(|error: chrono::ParseError| Refusal::new(Code::InvalidArgument, wrong(error)))
 }
 
-/// Asks the plane's archive what it does by itself with what is written into it. No transaction is open.
+/// Asks the plane's archive what it does by itself with what is written into it, and makes the key for it. No transaction is open.
 pub(super) async fn ask_archive(app: &App, call: &Call) -> Outcome {
     let args: Request = arguments(call)?;
-    match app.ledger.read(async |tx: &mut Tx| lookup::plane(tx, call, &args.plane).await).await {
-        Ok(found) => Ok(json!(archive_of(app, &found.plane).await)),
+    let read = async |tx: &mut Tx| Ok::<_, Stop>((lookup::plane(tx, call, &args.plane).await?.plane, tx.new_id()));
+    match app.ledger.read(read).await {
+        Ok((plane, key_id)) => Ok(json!(before(app, &plane, key_id).await)),
         // The transaction says so itself, after it has looked at the call's key.
-        Err(Stop::Refused(_)) => Ok(json!(ArchiveAnswer::NotAsked)),
+        Err(Stop::Refused(_)) => Ok(json!(Beforehand::default())),
         Err(fault) => Err(fault),
     }
 }
 
+/// What must be known before an offboarding of the plane is requested.
+pub(super) async fn before(app: &App, plane: &Plane, key_id: Uuid) -> Beforehand {
+    Beforehand { archive: archive_of(app, plane).await, key: app.manager.archive_key_for(plane.id, key_id).await }
+}
+
 /// What the plane's archive says of itself.
-pub(super) async fn archive_of(app: &App, plane: &Plane) -> ArchiveAnswer {
+async fn archive_of(app: &App, plane: &Plane) -> ArchiveAnswer {
     let url = plane.archive_url.as_deref().filter(|url| Archives::may_lock_or_copy(url));
     let Some(url) = url else { return ArchiveAnswer::NotAsked };
     match app.world.check_archive(url).await {
@@ -92,11 +99,11 @@ pub(super) async fn archive_of(app: &App, plane: &Plane) -> ArchiveAnswer {
 
 pub(super) async fn request(app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let args: Request = arguments(call)?;
-    let archive: ArchiveAnswer = read_prepared(prepared)?;
+    let before: Beforehand = read_prepared(prepared)?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     said("--reason", &args.reason).map_err(|stop| on_plane(&found, stop))?;
     let terms = args.terms().map_err(|refusal| found.refuse(refusal))?;
-    let requested = app.manager.request(tx, &found.tenant, &found.plane, &terms, &archive, &args.reason, &call.actor).await?;
+    let requested = app.manager.request(tx, &found.tenant, &found.plane, &terms, &before, &args.reason, &call.actor).await?;
     let requested = requested.map_err(|refusal| found.refuse(refusal))?;
     let mut shown = super::status::of(app, tx, &found).await?;
     shown["repeated"] = json!(requested.repeated);

@@ -6,11 +6,11 @@ use serde_json::{Value as Json, json};
 
 use super::{
     App, Call, Outcome, Stop, arguments, lookup,
-    offboardings::{Request, archive_of},
+    offboardings::{Request, before},
     parties::read_prepared,
     unmapped, unusable,
 };
-use crate::manager::ArchiveAnswer;
+use crate::manager::{ArchiveAnswer, Beforehand};
 
 /// Asks every bound store what it holds. No transaction is open.
 pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
@@ -18,9 +18,9 @@ pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
     let bound = app.ledger.read(async |tx: &mut Tx| {
         let found = lookup::plane(tx, call, &args.plane).await?;
         let bindings = tx.bindings(found.plane.id).await?;
-        Ok::<_, Stop>((found.plane, bindings))
+        Ok::<_, Stop>((found.plane, bindings, tx.new_id()))
     });
-    let (plane, bindings) = bound.await?;
+    let (plane, bindings, key_id) = bound.await?;
     let mut stores = Vec::new();
     for binding in bindings.iter().filter(|binding| binding.mapping.is_some()) {
         let doing = format!("ask store {}", binding.store);
@@ -32,16 +32,16 @@ pub(super) async fn ask_stores(app: &App, call: &Call) -> Outcome {
             "dependents": described.dependents, "unfenced": described.unfenced,
         }));
     }
-    Ok(json!({"stores": stores, "archive": archive_of(app, &plane).await}))
+    Ok(json!({"stores": stores, "before": before(app, &plane, key_id).await}))
 }
 
 pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: Json) -> Outcome {
     let args: Request = arguments(call)?;
     let stores = prepared["stores"].take();
-    let archive: ArchiveAnswer = read_prepared(prepared["archive"].take())?;
+    let before: Beforehand = read_prepared(prepared["before"].take())?;
     let found = lookup::plane(tx, call, &args.plane).await?;
     let terms = args.terms().map_err(|refusal| found.refuse(refusal))?;
-    let may = app.manager.may_request(tx, &found.tenant, &found.plane, &terms, &archive, &args.reason, &call.actor).await?;
+    let may = app.manager.may_request(tx, &found.tenant, &found.plane, &terms, &before, &args.reason, &call.actor).await?;
     let (new, deadline, open) = match may.map_err(|refusal| found.refuse(refusal))? {
         Ok(open) => (open.terms.clone(), json!(tx.deadline(open.id).await?), Some(open.id)),
         Err(opening) => (opening.terms, json!(opening.deadline), None),
@@ -89,10 +89,11 @@ pub(super) async fn preview(app: &App, tx: &mut Tx, call: &Call, mut prepared: J
         "blocked_by": blocked, "policies": app.manager.gate.policies().source().to_string(),
         "plane_id": found.plane.id, "ground": new.ground, "grace_access": new.grace_access, "evict": new.evict,
         "retention_basis": new.retention_basis, "legal_due_at": new.legal_due_at, "deadline": deadline, "terms_digest": new.terms_digest,
-        "archive": found.plane.archive_url, "stores": stores, "tokens": tokens, "usage": usage, "steps": steps,
+        "archive": found.plane.archive_url, "archive_encryption": app.config.archive.encryption.mode, "stores": stores, "tokens": tokens,
+        "usage": usage, "steps": steps,
         "approval": format!("somebody other than {}, once the plane is ARCHIVED", call.actor),
     });
-    if let ArchiveAnswer::Said(check) = &archive {
+    if let ArchiveAnswer::Said(check) = &before.archive {
         plan["archive_check"] = json!(check);
     }
     // The dates move with the clock; what they are made of does not.

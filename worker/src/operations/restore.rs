@@ -55,7 +55,7 @@ pub(super) async fn rebuild(app: &App, call: &Call) -> Outcome {
     if answered_before(app, call).await? {
         return Ok(Json::Null);
     }
-    let opened = archives::open(app, call, &args.plane).await?;
+    let opened = archives::open(app, call, &args.plane, true).await?;
     has_content(&opened)?;
     let mappings = bound_as(app, &opened, Some(&args.into)).await?;
 

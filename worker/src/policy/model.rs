@@ -52,6 +52,10 @@ text_enum! {
         Recover = "recover",
         /// Register approvers and their keys, revoke them.
         ManageApprovers = "manage_approvers",
+        /// Be handed the key of a plane's archive.
+        TakeKey = "take_key",
+        /// Wrap the archives' keys anew.
+        ManageKeys = "manage_keys",
         /// Take the plane out of service.
         Deactivate = "deactivate",
         /// Remove the hot records that were archived.

@@ -59,8 +59,10 @@ pub(super) fn about(action: Action, state: LifecycleState) -> Resource {
     let plane = super::PlaneFacts { state, ..plane() };
     match action {
         Action::Protect => Resource::Tenant(tenant()),
-        Action::Read | Action::Register | Action::UsePlane | Action::Hold | Action::ReleaseHold => Resource::Plane(plane),
-        Action::Control | Action::Recover | Action::ManageApprovers => Resource::Plane(plane),
+        Action::Read | Action::Register | Action::UsePlane | Action::Hold | Action::ReleaseHold | Action::TakeKey => {
+            Resource::Plane(plane)
+        }
+        Action::Control | Action::Recover | Action::ManageApprovers | Action::ManageKeys => Resource::Plane(plane),
         _ => Resource::Offboarding(super::OffboardingFacts { plane, ..offboarding() }),
     }
 }

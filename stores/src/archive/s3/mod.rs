@@ -94,24 +94,21 @@ impl Objects for S3Objects {
         Ok(self.archive_id.to_string())
     }
 
-    async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError> {
+    async fn put_new(&self, key: &str, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, PortError> {
         self.site.is(self.archive_id).await?;
         let (whole, bytes) = (self.key(key)?, Bytes::from(bytes));
         let in_parts = self.in_parts(bytes.len()).await?;
         let lock = self.lock();
         if self.site.put_new(&whole, bytes.clone(), lock, in_parts).await? == Written::Exists {
-            match self.site.read(&whole).await? {
-                Some(present) if present == bytes => {}
-                Some(_) => return Err(PortError::Permanent(format!("write {key}: object {key} exists with other bytes"))),
-                None => {
-                    let bucket = self.site.bucket();
-                    return Err(PortError::Transient(format!("write {key} in bucket {bucket}: another writer is at it")));
-                }
-            }
+            let Some(present) = self.site.read(&whole).await? else {
+                let bucket = self.site.bucket();
+                return Err(PortError::Transient(format!("write {key} in bucket {bucket}: another writer is at it")));
+            };
             // It may have been written by an earlier run, and so be locked from then on.
-            return self.site.is_kept_as_asked(&whole, lock.map(|(mode, _)| (mode, DateTime::UNIX_EPOCH))).await;
+            self.site.is_kept_as_asked(&whole, lock.map(|(mode, _)| (mode, DateTime::UNIX_EPOCH))).await?;
+            return Ok((present != bytes).then(|| present.into()));
         }
-        self.site.is_kept_as_asked(&whole, lock).await
+        self.site.is_kept_as_asked(&whole, lock).await.map(|()| None)
     }
 
     async fn put_replace(&self, key: &str, bytes: Vec<u8>) -> Result<(), PortError> {

@@ -18,7 +18,7 @@ async fn travels(store: &dyn KnowledgeStore) -> Vec<ColumnKind> {
     let url = format!("file://{}/archive", dir.path().display());
     let archives = Archives::default();
     let (url, id) = archives.prepare(&url, NEIGHBOUR).await.unwrap();
-    let archive = archives.open(&url, id, PLANE, DateTime::UNIX_EPOCH).unwrap();
+    let archive = archives.open(&url, id, PLANE, None, DateTime::UNIX_EPOCH).unwrap();
     let columns = store.columns().await.unwrap();
     let records = store.page(None, ALL).await.unwrap();
     assert_eq!(records.len() as u64, store.count().await.unwrap());
@@ -112,7 +112,7 @@ async fn a_part_of_an_earlier_round_is_read_by_its_own_kinds() {
     let url = format!("file://{}", dir.path().display());
     let archives = Archives::default();
     let (url, id) = archives.prepare(&url, PLANE).await.unwrap();
-    let archive: std::sync::Arc<dyn Archive> = archives.open(&url, id, PLANE, DateTime::UNIX_EPOCH).unwrap();
+    let archive: std::sync::Arc<dyn Archive> = archives.open(&url, id, PLANE, None, DateTime::UNIX_EPOCH).unwrap();
     let records = store.page(None, ALL).await.unwrap();
     let digests = [records[0].digest(None)];
     let first = store.columns().await.unwrap();
