@@ -82,12 +82,11 @@ pub async fn soak(options: &Options) -> Json {
     times.insert("slowest_page_ms".into(), json!(ms(slowest)));
 
     let plans = plans(&ledger, options.share < 1.0).await;
+    // Of approvals, most stand in this ledger: where the server may choose, it reads them all rather than an index of nearly all.
+    let tables = ["planes", "offboardings", "stage_runs", "approvals"].into_iter();
+    let tables: Vec<_> = tables.filter(|table| options.share < 1.0 || *table != "approvals").collect();
     for (name, plan) in &plans {
-        let walked = plan.iter().find(|line| {
-            ["planes", "offboardings", "stage_runs", "approvals"]
-                .iter()
-                .any(|table| line.contains(&format!("Seq Scan on {table}")))
-        });
+        let walked = plan.iter().find(|line| tables.iter().any(|table| line.contains(&format!("Seq Scan on {table}"))));
         assert_eq!(walked, None, "{name} walks a table: {plan:#?}");
     }
 
@@ -176,7 +175,7 @@ async fn sweeps(app: &App, db: &mut PgConnection, tenants: usize) -> (Duration, 
         let began = Instant::now();
         let swept = app.manager.sweep().await.expect("sweep");
         busy.push(began.elapsed());
-        let wanted = SweepReport { interrupted: each, halted: 0, approvals_expired: each, approvals_ending: each, woken: each };
+        let wanted = SweepReport { interrupted: each, approvals_expired: each, approvals_ending: each, woken: each, ..nothing.clone() };
         assert_eq!(swept, wanted, "everything that was due, and nothing else");
         let began = Instant::now();
         assert_eq!(app.manager.sweep().await.expect("sweep"), nothing, "each once");
@@ -218,7 +217,7 @@ async fn make_due(db: &mut PgConnection) {
 
 fn plan() -> DestructionPlan {
     let id = Uuid::from_u128(7);
-    let store = StoreDestruction { store: "kb".into(), resource: "chunks".into(), scope_digest: "sha256:00".into(), records: 0 };
+    let store = StoreDestruction { store: "kb".into(), resource: "chunks".into(), scope_digest: "sha256:00".into(), records: 0, attested: None };
     DestructionPlan {
         schema_version: DESTRUCTION_PLAN_SCHEMA,
         revision: 0,
@@ -234,6 +233,7 @@ fn plan() -> DestructionPlan {
         archive_parts: 3,
         archive_rows: 1000,
         archive_bytes: 100_000,
+        archive_key_id: None,
     }
 }
 

@@ -30,7 +30,7 @@ impl StageHandler for Deactivate {
         // Whatever grace left running, and what was registered since. Written down too: a deactivate that halts can be cancelled.
         let (mut tally, mut others, mut noted) = (super::Tally::new(), Vec::new(), Vec::new());
         let running = suspending::running(context, |_| true, &mut noted, &mut others).await;
-        suspending::keep(context, &noted).await?;
+        suspending::keep(context, &noted, &running).await?;
         let suspended = suspending::suspend(&running, &mut others).await;
         for (binding, bound) in context.stores.iter().enumerate() {
             tally.add(binding, close(context, bound).await);

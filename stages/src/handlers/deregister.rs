@@ -68,7 +68,7 @@ impl StageHandler for Deregister {
             }
         }
         let running = suspending::running(context, |kind| kind.is_suspended(access), &mut noted, &mut others).await;
-        suspending::keep(context, &noted).await?;
+        suspending::keep(context, &noted, &running).await?;
         reached(CrashPoint::DeregisterNoted);
         let suspended = suspending::suspend(&running, &mut others).await;
         for (binding, bound, found) in seen {

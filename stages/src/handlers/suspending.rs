@@ -50,9 +50,10 @@ async fn state(dependent: &BoundDependent) -> Result<(String, bool), StageError>
     Ok((state, is_running))
 }
 
-/// Writes down what is about to be suspended.
-pub(super) async fn keep(context: &StageContext, noted: &[Suspension]) -> Result<(), StageError> {
-    if noted.is_empty() {
+/// Writes down what is about to be suspended; with nothing new to write, it still makes sure that the run is ours before anybody is told
+/// to stop: a dependent, unlike a store, may not know an older epoch.
+pub(super) async fn keep(context: &StageContext, noted: &[Suspension], running: &[&BoundDependent]) -> Result<(), StageError> {
+    if noted.is_empty() && running.is_empty() {
         return Ok(());
     }
     context.log.keep(noted).await.map_err(|error| StageError::port("write down what is suspended", error))
@@ -135,6 +136,8 @@ async fn let_go_on(context: &StageContext, suspension: &Suspension) -> Result<()
         return Ok(());
     }
     let doing = format!("resume {}", dependent.name);
+    // That the run is ours: it may have been taken from us long ago, and the dependent be suspended anew.
+    context.log.keep(&[]).await.map_err(|error| StageError::port(&doing, error))?;
     control(dependent, &doing)?.resume().await.map_err(|error| StageError::port(&doing, error))?;
     reached(CrashPoint::RestoreResumed);
     let (now, _) = state(dependent).await?;

@@ -52,6 +52,8 @@ impl KnowledgeLifecycleManager {
             ("LETHE_TENANT_ID", case.plane.tenant_id.to_string()),
             ("LETHE_TENANT", case.tenant_name.clone()),
             ("LETHE_OFFBOARDING_ID", case.offboarding.id.to_string()),
+            // Raised by every claim: who keeps it can refuse a worker that comes too late.
+            ("LETHE_EPOCH", case.plane.epoch.to_string()),
             ("LETHE_DEPENDENT_ID", row.id.to_string()),
             ("LETHE_DEPENDENT", name.clone()),
         ];
