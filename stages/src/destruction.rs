@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn every_field_is_in_the_text_and_moves_the_digest() {
         type Change = fn(&mut DestructionPlan);
-        let changes: [Change; 18] = [
+        let changes: [Change; 19] = [
             |plan| plan.schema_version = 3,
             |plan| plan.revision = 1,
             |plan| plan.tenant_id = Uuid::nil(),

@@ -83,7 +83,7 @@ pub async fn soak(options: &Options) -> Json {
 
     let plans = plans(&ledger, options.share < 1.0).await;
     // Of approvals, most stand in this ledger: where the server may choose, it reads them all rather than an index of nearly all.
-    let tables = ["planes", "offboardings", "stage_runs", "approvals"].into_iter();
+    let tables = ["planes", "offboardings", "stage_runs", "deadlines", "notices", "approvals"].into_iter();
     let tables: Vec<_> = tables.filter(|table| options.share < 1.0 || *table != "approvals").collect();
     for (name, plan) in &plans {
         let walked = plan.iter().find(|line| tables.iter().any(|table| line.contains(&format!("Seq Scan on {table}"))));
@@ -320,6 +320,13 @@ async fn fill(db: &mut PgConnection, tenants: usize) {
                     ELSE {now} + interval '300 days' END, CASE WHEN kind = 'purged' THEN {now} END
              FROM made WHERE kind IN ('approved by me', 'approved by bob', 'expired', 'ending', 'purged')",
             id(5, "n")
+        ),
+        // A third of them within the next days, the others within a year.
+        format!(
+            "INSERT INTO deadlines (offboarding_id, law, zone, first_due_on, first_due_at, due_at)
+             SELECT offboarding, 'gdpr', 'UTC', to_char(due, 'YYYY-MM-DD'), due, due FROM (
+                SELECT offboarding, {now} + interval '3 days' + CASE WHEN n % 3 = 0 THEN n % 500_000 ELSE 1_000_000 + n % 30_000_000 END
+                    * interval '1 second' AS due FROM made WHERE kind NOT IN ('active', 'purged')) AS dated"
         ),
         "VACUUM ANALYZE".to_owned(),
         "CHECKPOINT".to_owned(),
