@@ -193,4 +193,26 @@ impl Tx {
         let runs: i64 = cells.get("runs")?;
         Ok(cells.maybe_at("since")?.map(|since| Stalled { runs, since }))
     }
+
+    /// For tests: how the server would read what is due and what is to be told.
+    #[cfg(feature = "testing")]
+    pub async fn due_plans(&mut self, never_walk: bool) -> Result<Vec<(&'static str, Vec<String>)>, Fault> {
+        let (at, nobody) = (self.at(), None::<Uuid>);
+        let crate::sql::Inner::Postgres { tx, .. } = &mut self.inner else { return Ok(Vec::new()) };
+        let walking = if never_walk { "SET LOCAL enable_seqscan = off" } else { "SET LOCAL enable_seqscan = on" };
+        sqlx::query(walking).execute(&mut **tx).await.map_err(Fault::database("choose how to plan"))?;
+        let mut plans = Vec::new();
+        for (name, sql) in [("near deadlines", &NEAR), ("halted deadlines", &HALTED)] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (COSTS OFF) {}", sql.postgres));
+            let explain =
+                sqlx::query_scalar(explain).bind(at).bind(nobody).bind(100_i64).persistent(false).fetch_all(&mut **tx).await;
+            plans.push((name, explain.map_err(Fault::database("explain what is due"))?));
+        }
+        for (name, sql) in [("stalled", &STALLED), ("due notices", &crate::notices::DUE)] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (COSTS OFF) {}", sql.postgres));
+            let explain = sqlx::query_scalar(explain).bind(at).bind(100_i64).persistent(false).fetch_all(&mut **tx).await;
+            plans.push((name, explain.map_err(Fault::database("explain what is due"))?));
+        }
+        Ok(plans)
+    }
 }

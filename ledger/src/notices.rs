@@ -38,6 +38,8 @@ lethe_stages::text_enum! {
         BreakGlass = "break_glass",
         /// A run stands still until an operator acts.
         Halted = "halted",
+        /// Something of a purged plane came back.
+        Finding = "finding",
         /// Runs are due, and nobody takes them.
         Stalled = "stalled",
     }
@@ -233,6 +235,7 @@ statements! {
     APPROVAL = "ask whether an approval still stands",
         "SELECT id FROM approvals WHERE id = $1 AND status = 'granted' AND expires_at = $2";
     REVIEW = "ask whether a review is still owed", "SELECT id FROM break_glass WHERE id = $1 AND reviewed_at IS NULL";
+    FINDING = "ask whether a finding is still open", "SELECT id FROM findings WHERE id = $1 AND status = 'open'";
     RUN = "ask whether a run still stands still", "SELECT id FROM stage_runs WHERE id = $1 AND status = 'halted'";
 }
 
@@ -272,6 +275,7 @@ impl Tx {
             NoticeKind::HoldReview => self.sql(&HOLD).bind(about).bind(notice.happens_at),
             NoticeKind::ApprovalEnding => self.sql(&APPROVAL).bind(about).bind(notice.happens_at),
             NoticeKind::BreakGlass => self.sql(&REVIEW).bind(about),
+            NoticeKind::Finding => self.sql(&FINDING).bind(about),
             NoticeKind::Halted => self.sql(&RUN).bind(about),
             // What was seen is told, whatever became of it since.
             NoticeKind::Stalled => return Ok(true),

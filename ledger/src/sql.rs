@@ -35,7 +35,7 @@ impl Sql {
 /// A module's statements: a name, what it does, one text or two.
 macro_rules! statements {
     ($($name:ident = $doing:literal, $text:expr $(, $postgres:expr)?;)*) => {
-        $(static $name: $crate::sql::Sql = $crate::sql::Sql::new($doing, [$text $(, $postgres)?]);)*
+        $(pub(crate) static $name: $crate::sql::Sql = $crate::sql::Sql::new($doing, [$text $(, $postgres)?]);)*
         /// Every statement of this module.
         #[cfg(feature = "testing")]
         pub(crate) static STATEMENTS: &[&$crate::sql::Sql] = &[$(&$name),*];

@@ -4,11 +4,12 @@
 //! by their environment, never by their arguments. What they print on standard output is their state and nothing more; their standard
 //! error is this process's. If we die in one, it runs to its end, and is run again: each must allow that.
 
-use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lethe_stages::{ports::PortError, suspension::Dependent};
-use tokio::{io::AsyncReadExt, process::Command};
+
+use crate::command::{Given, run};
 
 /// Most bytes of a state.
 const STATE_MAX: usize = 200;
@@ -61,34 +62,8 @@ impl Commanded {
     /// Runs a command; answers what it printed, if that is asked for.
     async fn run(&self, verb: &str, command: &[String], prints: bool) -> Result<Vec<u8>, PortError> {
         let doing = format!("run dependents.{}.{verb}", self.name);
-        let failed = |error: std::io::Error| PortError::Permanent(format!("{doing}: {error}"));
-        let (program, arguments) = command.split_first().ok_or_else(|| PortError::Permanent(format!("{doing}: it is empty")))?;
-        let mut started = Command::new(program)
-            .args(arguments)
-            .envs(self.told.iter().map(|(name, value)| (name, value)))
-            // They may hold a password.
-            .env_remove("LETHE_LEDGER")
-            .env_remove("LETHE_TOKEN")
-            .stdin(Stdio::null())
-            .stdout(if prints { Stdio::piped() } else { Stdio::null() })
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        let run = async {
-            let mut printed = Vec::new();
-            if let Some(output) = started.stdout.take() {
-                output.take(STATE_MAX as u64 + 2).read_to_end(&mut printed).await?;
-            }
-            Ok((started.wait().await?, printed))
-        };
-        let Ok(ended) = tokio::time::timeout(self.control.timeout, run).await else {
-            return Err(PortError::Transient(format!("{doing}: it took longer than {:?} and was killed", self.control.timeout)));
-        };
-        let (status, printed) = ended.map_err(failed)?;
-        if !status.success() {
-            return Err(PortError::Transient(format!("{doing}: it ends with {status}")));
-        }
-        Ok(printed)
+        let printed_max = if prints { STATE_MAX + 2 } else { 0 };
+        run(&doing, command, Given { told: &self.told, input: None, printed_max, timeout: self.control.timeout }).await
     }
 }
 

@@ -10,6 +10,7 @@
 mod archive;
 pub mod channels;
 mod chroma;
+mod command;
 mod conform;
 mod control;
 mod http;

@@ -155,6 +155,7 @@ async fn plans(ledger: &Ledger, never_walk: bool) -> Vec<(&'static str, Vec<Stri
     let explained = ledger.transact(async |tx: &mut Tx| {
         let mut plans = tx.list_plans("user:me", never_walk).await?;
         plans.extend(tx.sweep_plans(never_walk).await?);
+        plans.extend(tx.due_plans(never_walk).await?);
         Ok::<_, Fault>(plans)
     });
     explained.await.expect("explain").into_inner()
@@ -175,7 +176,8 @@ async fn sweeps(app: &App, db: &mut PgConnection, tenants: usize) -> (Duration, 
         let began = Instant::now();
         let swept = app.manager.sweep().await.expect("sweep");
         busy.push(began.elapsed());
-        let wanted = SweepReport { interrupted: each, approvals_expired: each, approvals_ending: each, woken: each, ..nothing.clone() };
+        let wanted =
+            SweepReport { interrupted: each, approvals_expired: each, approvals_ending: each, woken: each, ..nothing.clone() };
         assert_eq!(swept, wanted, "everything that was due, and nothing else");
         let began = Instant::now();
         assert_eq!(app.manager.sweep().await.expect("sweep"), nothing, "each once");
@@ -217,7 +219,13 @@ async fn make_due(db: &mut PgConnection) {
 
 fn plan() -> DestructionPlan {
     let id = Uuid::from_u128(7);
-    let store = StoreDestruction { store: "kb".into(), resource: "chunks".into(), scope_digest: "sha256:00".into(), records: 0, attested: None };
+    let store = StoreDestruction {
+        store: "kb".into(),
+        resource: "chunks".into(),
+        scope_digest: "sha256:00".into(),
+        records: 0,
+        attested: None,
+    };
     DestructionPlan {
         schema_version: DESTRUCTION_PLAN_SCHEMA,
         revision: 0,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream};
 use lethe_ledger::{
-    Actor, Case, Chain, Entry, EventType, Fault, Lease, NewNotice, Notice, NoticeEnd, NoticeKind, Offboarding, Tx,
+    Actor, Case, Chain, Entry, EventType, Fault, Finding, Lease, NewNotice, Notice, NoticeEnd, NoticeKind, Offboarding, Tx,
 };
 use lethe_stages::{EvictMode, ports::PortError};
 use lethe_stores::channels::Message;
@@ -59,6 +59,20 @@ pub(super) fn of_halt(case: &Case, code: &str, at: DateTime<Utc>) -> NewNotice {
     }
 }
 
+/// That something of a purged plane came back.
+pub(super) fn of_finding(finding: &Finding) -> NewNotice {
+    NewNotice {
+        kind: NoticeKind::Finding,
+        tenant_id: Some(finding.tenant_id),
+        plane_id: Some(finding.plane_id),
+        offboarding_id: Some(finding.offboarding_id),
+        subject_id: Some(finding.id),
+        happens_at: finding.opened_at,
+        lead: TimeDelta::zero(),
+        details: json!({"probe_id": finding.probe_id}),
+    }
+}
+
 impl KnowledgeLifecycleManager {
     /// How long before what it is about a notice of this kind is told, the longest first.
     fn leads(&self, kind: NoticeKind) -> Vec<TimeDelta> {
@@ -75,7 +89,7 @@ impl KnowledgeLifecycleManager {
 
     /// Whether somebody is told of this at all. What is rare and must not be missed stands on record even where no channel is named.
     fn is_told(&self, kind: NoticeKind) -> bool {
-        let kept = matches!(kind, NoticeKind::Deadline | NoticeKind::HoldReview | NoticeKind::BreakGlass);
+        let kept = matches!(kind, NoticeKind::Deadline | NoticeKind::HoldReview | NoticeKind::BreakGlass | NoticeKind::Finding);
         kept || !self.channels.names().is_empty()
     }
 
@@ -323,6 +337,10 @@ fn words(notice: &Notice, called: &str, now: DateTime<Utc>) -> (String, Option<S
                 notice.details["code"].as_str().unwrap_or("")
             ),
             format!("lethe offboarding show {plane}"),
+        ),
+        NoticeKind::Finding => (
+            format!("something of {called}, which was purged, came back; it was found at {at}"),
+            format!("lethe finding show {}", notice.subject_id.map(|id| id.to_string()).unwrap_or_default()),
         ),
         NoticeKind::Stalled => (
             format!(

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{KnowledgeLifecycleManager, RecordResult};
+use super::{KnowledgeLifecycleManager, RecordResult, notices::of_finding};
 
 /// What the probes of one call came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -316,7 +316,8 @@ impl KnowledgeLifecycleManager {
                         entry.evidence["finding_id"] = json!(finding.id);
                     }
                     tx.append(entry).await?;
-                    if found {
+                    if let Some(finding) = finding.as_ref().filter(|_| found) {
+                        self.announce(tx, of_finding(finding)).await?;
                         tracing::error!(plane = %probe.plane_id, "something of a purged plane came back: `lethe finding list`");
                     } else if let (Some(finding), Some(by)) = (&finding, &probe.requested_by) {
                         let by: Actor = by.parse().unwrap_or_else(|_| Actor::system(by));

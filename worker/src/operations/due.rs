@@ -1,4 +1,5 @@
-//! What is late or at risk, and why: legal deadlines, reviews that are owed, runs that nobody takes, notices that nobody got.
+//! What is late or at risk, and why: legal deadlines, purged planes that came back, reviews that are owed, runs that nobody takes, notices
+//! that nobody got.
 //!
 //! The rule: the nearest first, and each with what holds it up and the command that somebody may want to type. It reads; nothing
 //! happens if we die in it.
@@ -6,7 +7,7 @@
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use lethe_ledger::{
     Case, Chain, Deadline, Entry, EventType, Near, NewNotice, NoticeFilter, NoticeKind, NoticeStatus, OffboardingStatus, Pause,
-    RunStatus, Tx,
+    Probe, ProbeFilter, ProbeStatus, RunStatus, Tx,
 };
 use lethe_stages::{Code, LifecycleState, Refusal};
 use serde::Deserialize;
@@ -60,6 +61,7 @@ pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
     near.truncate(limit);
     let pauses = tx.pauses().await?;
     let mut due: Vec<Json> = near.iter().map(|near| of_deadline(app, near, &pauses, warned, now)).collect();
+    due.extend(reopened(tx, tenant).await?);
     due.extend(reviews(tx, tenant, limit, now).await?);
     if tenant.is_none() {
         due.extend(of_everybody(app, tx, &pauses).await?);
@@ -156,6 +158,32 @@ async fn reviews(tx: &mut Tx, tenant: Option<Uuid>, limit: usize, now: DateTime<
             "kind": "break_glass", "standing": "open", "due_at": broken.broken_at, "plane_id": broken.plane_id,
             "why": [format!("{} cut its grace period short, and nobody has reviewed that", broken.broken_by)],
             "next": format!("lethe offboarding review {} --reason …", broken.plane_id),
+        }));
+    }
+    Ok(due)
+}
+
+/// Purged planes of which something came back, and probes that could not be asked.
+async fn reopened(tx: &mut Tx, tenant: Option<Uuid>) -> Result<Vec<Json>, super::Stop> {
+    let mut due = Vec::new();
+    for finding in tx.findings(None, tenant, false).await? {
+        due.push(json!({
+            "kind": "finding", "standing": "late", "due_at": finding.opened_at, "plane_id": finding.plane_id, "finding_id": finding.id,
+            "why": ["something of this purged plane came back"], "next": format!("lethe finding show {}", finding.id),
+        }));
+    }
+    let filter = ProbeFilter { tenant_id: tenant, due: true, ..ProbeFilter::default() };
+    for probe in tx.probes(&filter).await?.into_iter().filter(|probe| probe.status == ProbeStatus::Failed) {
+        // One that was asked since has said what this one could not.
+        let of_plane = tx.probes(&ProbeFilter { plane_id: Some(probe.plane_id), ..ProbeFilter::default() }).await?;
+        let answered = |other: &Probe| matches!(other.status, ProbeStatus::Clean | ProbeStatus::Found);
+        if of_plane.iter().any(|other| answered(other) && other.finished_at > probe.finished_at) {
+            continue;
+        }
+        due.push(json!({
+            "kind": "probe_failed", "standing": "late", "due_at": probe.finished_at, "plane_id": probe.plane_id,
+            "why": [probe.last_error.as_ref().and_then(|error| error["message"].as_str()).unwrap_or("it could not be asked")],
+            "next": format!("lethe probe run {}", probe.plane_id),
         }));
     }
     Ok(due)
