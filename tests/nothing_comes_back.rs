@@ -142,7 +142,10 @@ async fn records_that_somebody_puts_back_are_found_and_the_case_is_open_until_so
     let listed = world.call("user:auditor", "knowledge.offboarding.list", json!({})).await;
     assert_eq!(listed["offboardings"][0]["reopened"], true, "{listed}");
     let due = world.call("user:auditor", "knowledge.due.list", json!({})).await;
-    assert!(due["due"].as_array().unwrap().iter().any(|one| one["kind"] == "finding" && one["plane_id"] == json!(plane)), "{due}");
+    assert!(
+        due["due"].as_array().unwrap().iter().any(|one| one["kind"] == "finding" && one["plane_id"] == json!(plane)),
+        "{due}"
+    );
     assert_eq!(world.texts("SELECT kind FROM notices").await, ["finding"], "somebody is told, once");
     assert_eq!(world.entries(&plane, "RECURRED").await, 1);
     let body = world.texts("SELECT body FROM trail WHERE event_type = 'RECURRED'").await.remove(0);

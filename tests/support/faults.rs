@@ -35,6 +35,9 @@ pub enum Failing {
     Panics,
 }
 
+/// A verb, how many more calls of it until something happens, and what.
+type Awaited = (&'static str, u64, Box<dyn FnOnce() + Send>);
+
 /// Which calls fail, and what was called.
 #[derive(Default)]
 pub struct Plan {
@@ -42,7 +45,7 @@ pub struct Plan {
     fail: Mutex<Option<(u64, Failing, PortError)>>,
     log: Mutex<Vec<&'static str>>,
     /// What happens at the n-th call of a verb from now, before it.
-    hook: Mutex<Option<(&'static str, u64, Box<dyn FnOnce() + Send>)>>,
+    hook: Mutex<Option<Awaited>>,
     /// The next part is written without its last record, and said to be whole.
     lie: AtomicBool,
 }

@@ -198,7 +198,7 @@ mod tests {
             }
             let opens = window.opens(zone, began);
             // Where clocks are set back over its edge, the hours count from the first time that they are shown; otherwise to the minute.
-            let still = zone.0.clone();
+            let still = zone.0;
             let offset = |at: DateTime<Utc>| { use chrono::Offset; at.with_timezone(&still).offset().fix() };
             if offset(began - TimeDelta::days(1)) == offset(began + TimeDelta::days(2)) {
                 prop_assert_eq!(opens, first);

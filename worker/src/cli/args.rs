@@ -139,7 +139,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Offboarding(OffboardingCommand),
     /// Same as `offboarding request`
-    Offboard(RequestArgs),
+    Offboard(Box<RequestArgs>),
     /// Same as `offboarding show`
     Status {
         /// Plane id or tenant/name
@@ -562,7 +562,7 @@ pub(crate) struct ReasonedArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum OffboardingCommand {
     /// Request that a plane leaves; the same request again answers the same offboarding
-    Request(RequestArgs),
+    Request(Box<RequestArgs>),
     /// List offboardings
     List {
         /// Of this tenant

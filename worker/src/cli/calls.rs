@@ -136,7 +136,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             }
         },
         Command::Offboarding(command) => offboarding(command)?,
-        Command::Offboard(args) => request(args)?,
+        Command::Offboard(args) => request(*args)?,
         Command::Status { plane } => planned("knowledge.offboarding.show", json!({"plane": plane})),
         Command::Due { tenant, within, all, limit } => {
             let arguments = json!({"all": all, "limit": limit});
@@ -253,7 +253,7 @@ fn dependent(command: DependentCommand) -> Planned {
 
 fn offboarding(command: OffboardingCommand) -> Result<Planned, CommandError> {
     Ok(match command {
-        OffboardingCommand::Request(args) => request(args)?,
+        OffboardingCommand::Request(args) => request(*args)?,
         OffboardingCommand::List { tenant, state, status, halted, due_before } => {
             let due_before = instant("due-before", due_before)?;
             let arguments = given(&[("tenant", &tenant), ("state", &state), ("status", &status), ("due_before", &due_before)]);
