@@ -333,7 +333,7 @@ async fn fill(db: &mut PgConnection, tenants: usize) {
         format!(
             "INSERT INTO deadlines (offboarding_id, law, zone, first_due_on, first_due_at, due_at)
              SELECT offboarding, 'gdpr', 'UTC', to_char(due, 'YYYY-MM-DD'), due, due FROM (
-                SELECT offboarding, {now} + interval '3 days' + CASE WHEN n % 3 = 0 THEN n % 500_000 ELSE 1_000_000 + n % 30_000_000 END
+                SELECT offboarding, {now} + interval '3 days' + CASE WHEN n % 3 = 0 THEN n % 500000 ELSE 1000000 + n % 30000000 END
                     * interval '1 second' AS due FROM made WHERE kind NOT IN ('active', 'purged')) AS dated"
         ),
         "VACUUM ANALYZE".to_owned(),
