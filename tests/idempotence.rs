@@ -32,6 +32,18 @@ struct Setup {
     encrypted: bool,
 }
 
+impl Setup {
+    /// Whether a failure of this verb is another one here than in the first set-up: where the archive is another one, of the archive's
+    /// verbs; where the store is, of the store's.
+    fn is_about(&self, verb: &str) -> bool {
+        match (self.bucket.is_some() || self.encrypted, self.layout) {
+            (true, _) => verb.starts_with("archive."),
+            (false, Layout::Partition) => verb.starts_with("store."),
+            (false, _) => true,
+        }
+    }
+}
+
 /// Where the plane stands.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
@@ -376,8 +388,10 @@ async fn every_port_call_can_fail_whether_or_not_it_was_done() {
         let expected = story(&laid, setup, false).await;
         let calls = laid.world.faults.calls()[before..].to_vec();
         assert!(calls.len() > 20, "{}: {calls:?}", setup.name);
+        let calls: Vec<_> = calls.into_iter().enumerate().filter(|(_, verb)| setup.is_about(verb)).collect();
+        assert!(calls.len() > 5, "{}: {calls:?}", setup.name);
         let mut stories = tokio::task::JoinSet::new();
-        for (number, verb) in calls.into_iter().enumerate() {
+        for (number, verb) in calls {
             for failing in [Failing::NotDone, Failing::Done] {
                 let (mut expected, db) = (expected.clone(), db.clone());
                 stories.spawn(async move {

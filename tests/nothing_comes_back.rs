@@ -394,7 +394,7 @@ async fn a_probe_whose_worker_is_lost_is_asked_again_and_the_lost_answer_says_no
         world.clock.advance(TimeDelta::seconds(61));
     }
     assert_eq!(world.probe().await, NONE);
-    assert_eq!(world.texts("SELECT status FROM probes ORDER BY due_at").await, ["clean", "failed", "queued"]);
+    assert_eq!(world.texts("SELECT status FROM probes ORDER BY due_at").await, ["clean", "failed", "queued", "queued"]);
     assert_eq!(world.entries(&plane, "PROBE_FAILED").await, 1);
     invariants::check(&world).await;
 }
@@ -413,7 +413,7 @@ async fn a_probe_that_cannot_be_asked_is_tried_again_then_failed_and_shown_and_h
     let away = world.dir.path().join("away.db");
     std::fs::rename(world.store_file(), &away).unwrap();
     let mut rounds = 0;
-    while world.texts("SELECT status FROM probes").await != ["failed"] {
+    while !world.texts("SELECT status FROM probes").await.contains(&"failed".to_owned()) {
         assert_eq!(world.probe().await, FAILED);
         world.clock.advance(TimeDelta::hours(1));
         rounds += 1;
@@ -423,6 +423,8 @@ async fn a_probe_that_cannot_be_asked_is_tried_again_then_failed_and_shown_and_h
     let due = world.call("user:root", "knowledge.probe.list", json!({"due": true})).await;
     assert_eq!(due["probes"][0]["status"], "failed", "{due}");
     assert_eq!(world.kept_scopes().await, 1, "it is still needed");
+    let planned = world.texts("SELECT cause FROM probes WHERE status = 'queued'").await;
+    assert_eq!(planned, ["again"], "it is asked again, day by day");
     std::fs::rename(&away, world.store_file()).unwrap();
     assert_eq!(world.run_probe("user:bob", &plane).await, CLEAN);
     assert_eq!(world.kept_scopes().await, 0);
@@ -560,6 +562,18 @@ async fn a_store_that_was_attested_gone_and_answers_halts_the_purge() {
     assert_eq!(world.run(&plane).await, ("purge".into(), "halted".into()));
     assert_eq!(world.status(&plane).await["offboarding"]["last_error"]["code"], "STORE_ANSWERS");
     assert!(world.dir.path().join("archive").join(&plane).read_dir().unwrap().next().is_some(), "the archive is still there");
+    // The way back: what was attested is over, and the plan that names the store again is approved anew.
+    world.call("user:alice", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "it was only away"})).await;
+    world.drain().await;
+    assert_eq!(
+        world.blocked_by(&plane).await,
+        ["PLAN_CHANGED"],
+        "what released the plan without the store does not release this one"
+    );
+    assert_eq!(world.number("SELECT count(*) FROM attestations WHERE confirmed_at IS NOT NULL").await, 0);
+    world.approve(&plane).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED");
     invariants::check(&world).await;
 }
 

@@ -117,19 +117,39 @@ async fn a_legal_deadline_is_escalated_until_it_has_passed_and_an_extension_begi
 }
 
 #[tokio::test]
-async fn a_deadline_is_on_record_even_where_nobody_can_be_told() {
+async fn a_process_without_a_channel_leaves_notices_to_those_that_have_one_and_says_so() {
     let world = World::new().await;
     let plane = world.acme(3).await;
     let asked = json!({"plane": plane, "ground": "erasure_request", "reason": "a letter", "grace": "1h"});
     world.call("user:alice", "knowledge.offboarding.request", asked).await;
     world.drain().await;
-    world.advance(TimeDelta::days(22)).await;
-    assert_eq!(world.entries(&plane, "NOTICED").await, 1);
+    world.advance(TimeDelta::days(23)).await;
     assert_eq!(
-        world.texts("SELECT kind FROM notices WHERE status = 'delivered'").await,
+        world.texts("SELECT kind FROM notices WHERE status = 'queued'").await,
         ["deadline"],
         "and of steps nothing is kept"
     );
+    let due = world.call("user:alice", "knowledge.due.list", json!({})).await["due"].as_array().unwrap().clone();
+    assert!(due.iter().any(|one| one["kind"] == "notices_waiting"), "{due:?}");
+    let config = to_file(world.dir.path());
+    let world = world.reopened(&config).await;
+    world.app.manager.sweep().await.expect("sweep");
+    assert_eq!(told(&lines(world.dir.path())), pairs(&[("deadline", 240)]));
+    assert_eq!(world.entries(&plane, "NOTICED").await, 1);
+}
+
+#[tokio::test]
+async fn a_deadline_that_is_near_already_is_told_at_once_and_again_when_it_has_passed() {
+    let world = filed("").await;
+    let plane = world.acme(3).await;
+    let asked =
+        json!({"plane": plane, "ground": "internal", "reason": "r", "grace": "1h", "retention": "0s", "due_on": "2026-03-01"});
+    world.call("user:alice", "knowledge.offboarding.request", asked).await;
+    world.advance(TimeDelta::zero()).await;
+    let deadlines = || lines(world.dir.path()).into_iter().filter(|line| line["kind"] == "deadline").collect::<Vec<_>>();
+    assert_eq!(told(&deadlines()), pairs(&[("deadline", 24)]));
+    world.advance(TimeDelta::hours(16)).await;
+    assert_eq!(told(&deadlines()), pairs(&[("deadline", 24), ("deadline", 0)]));
 }
 
 #[tokio::test]

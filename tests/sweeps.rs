@@ -32,6 +32,17 @@ async fn four_processes_that_sweep_at_once_while_the_clock_jumps_do_each_due_thi
         installed.done(&["hold", "place", &name, "--reason", "r", "--review", "2026-12-01T00:00:00Z", "--matter", "m"]);
     }
     installed.work();
+    // One that was approved and that nobody purges, and one that was purged.
+    for (name, value, retention) in [("kept", "k1", "30d"), ("gone", "g1", "0s")] {
+        installed.register(name, value);
+        let plane = format!("acme/{name}");
+        let terms = ["--law", "none", "--grace", "0s", "--retention", retention, "--retention-basis", "tax law"];
+        installed.done(&[&["offboard", &plane, "--ground", "internal", "--reason", "done"], terms.as_slice()].concat());
+        installed.work();
+        installed.done(&["approval", "grant", &plane, "--reason", "checked", "--actor", "user:bob", "--yes"]);
+    }
+    installed.work();
+    assert_eq!((installed.state("acme/kept").as_str(), installed.state("acme/gone").as_str()), ("ARCHIVED", "PURGED"));
     // Forwards, backwards, far forwards.
     let mut now = 0_i64;
     for jump in [13 * 86_400, -86_400, 5 * 86_400, 86_400, 2 * 86_400, -3600, 9 * 86_400, 4 * 86_400, 300 * 86_400] {
@@ -61,6 +72,9 @@ async fn four_processes_that_sweep_at_once_while_the_clock_jumps_do_each_due_thi
     for kind in ["deadline", "hold_review"] {
         assert!(told.iter().filter(|line| line["kind"] == kind).count() >= planes, "{kind}: {told:#?}");
     }
+    let count = |plane: &str, event: &str| installed.trail(plane).iter().filter(|line| line.starts_with(event)).count();
+    assert_eq!(count("acme/kept", "APPROVAL_EXPIRED"), 1, "{:?}", installed.trail("acme/kept"));
+    assert_eq!(count("acme/gone", "PROBED"), 3, "{:?}", installed.trail("acme/gone"));
     installed.done(&["audit", "verify"]);
 }
 

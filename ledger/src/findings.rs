@@ -154,6 +154,8 @@ statements! {
             said = excluded.said, proposed_at = excluded.proposed_at WHERE attestations.confirmed_at IS NULL";
     CONFIRM = "confirm an attestation",
         "UPDATE attestations SET confirmed_by = $2, confirmed_at = $3 WHERE id = $1 AND confirmed_at IS NULL AND proposed_by <> $2";
+    REVOKE = "end a plane's attestations",
+        "UPDATE attestations SET confirmed_by = NULL, confirmed_at = NULL WHERE plane_id = $1 AND confirmed_at IS NOT NULL";
     ATTESTATION = "read an attestation",
         "SELECT a.*, s.name FROM attestations a JOIN stores s ON s.id = a.store_id WHERE a.id = $1";
     ATTESTATIONS = "read a plane's attestations",
@@ -214,6 +216,11 @@ impl Tx {
     pub async fn confirm_attestation(&mut self, id: Uuid, by: &str) -> Result<(), Fault> {
         let at = self.at();
         self.sql(&CONFIRM).bind(id).bind(by).bind(at).one().await
+    }
+
+    /// Ends what was attested of a plane's stores: it can be proposed and confirmed again. Answers how many there were.
+    pub async fn end_attestations(&mut self, plane: Uuid) -> Result<u64, Fault> {
+        self.sql(&REVOKE).bind(plane).run().await
     }
 
     /// The attestation.

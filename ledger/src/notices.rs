@@ -206,7 +206,9 @@ statements! {
         "UPDATE notices SET status = 'sending', due_at = NULL, lease_owner = $2, lease_until = $3
          WHERE id = $1 AND status IN ('queued', 'sending')";
     NOTICE = "read a notice", "SELECT * FROM notices WHERE id = $1";
-    NEXT = "read when the next notice is due", "SELECT min(due_at) AS due_at FROM notices WHERE status = 'queued'";
+    ANY_DUE = "ask whether notices are due",
+        "SELECT id FROM notices WHERE status = 'queued' AND due_at <= $1
+         UNION ALL SELECT id FROM notices WHERE status = 'sending' AND lease_until <= $1 LIMIT 1";
     SETTLE = "settle a notice",
         "UPDATE notices SET status = $3, due_at = $4, attempt = attempt + $5, lease_owner = NULL, lease_until = NULL, delivered = $6,
             last_error = $7, finished_at = $8 WHERE id = $1 AND status = 'sending' AND lease_owner = $2";
@@ -316,9 +318,9 @@ impl Tx {
         list.bind(limit).all().await?.iter().map(notice).collect()
     }
 
-    /// When the next notice is due.
-    pub async fn next_notice(&mut self) -> Result<Option<DateTime<Utc>>, Fault> {
-        let row = self.sql(&NEXT).first().await?;
-        Cells::new(&row, "notices", "due_at").maybe_at("due_at")
+    /// Whether a notice is due, or its deliverer was lost.
+    pub async fn notices_are_due(&mut self) -> Result<bool, Fault> {
+        let at = self.at();
+        Ok(self.sql(&ANY_DUE).bind(at).optional().await?.is_some())
     }
 }

@@ -173,7 +173,9 @@ macro_rules! claim {
             $which,
             "(SELECT p.id FROM probes p WHERE p.status = 'queued' AND p.due_at <= $1 AND ",
             $plane,
-            " AND NOT EXISTS (SELECT 1 FROM pauses s WHERE s.scope IN ('all', 'tenant:' || p.tenant_id)) ORDER BY p.due_at LIMIT ",
+            // One at a time of a plane: a clean one that began before another found something must not have the last word.
+            " AND NOT EXISTS (SELECT 1 FROM probes r WHERE r.plane_id = p.plane_id AND r.status = 'running')
+              AND NOT EXISTS (SELECT 1 FROM pauses s WHERE s.scope IN ('all', 'tenant:' || p.tenant_id)) ORDER BY p.due_at LIMIT ",
             $limit,
             $end,
             " RETURNING *"

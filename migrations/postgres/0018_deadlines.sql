@@ -30,6 +30,9 @@ CREATE TRIGGER deadlines_are_frozen BEFORE UPDATE ON deadlines FOR EACH ROW
 WHEN (NEW.offboarding_id <> OLD.offboarding_id OR NEW.law <> OLD.law OR NEW.zone <> OLD.zone OR NEW.first_due_on <> OLD.first_due_on
     OR NEW.first_due_at <> OLD.first_due_at OR NEW.extension_due_on IS DISTINCT FROM OLD.extension_due_on
     OR NEW.extension_due_at IS DISTINCT FROM OLD.extension_due_at
-    OR (OLD.extended_at IS NOT NULL AND NEW.extended_at IS DISTINCT FROM OLD.extended_at)
+    OR (OLD.extended_at IS NOT NULL AND (NEW.extended_at IS DISTINCT FROM OLD.extended_at OR NEW.extended_by IS DISTINCT FROM OLD.extended_by
+        OR NEW.extension_reason IS DISTINCT FROM OLD.extension_reason OR NEW.told_at IS DISTINCT FROM OLD.told_at))
     OR (OLD.closed_at IS NOT NULL AND NEW.closed_at IS DISTINCT FROM OLD.closed_at))
 EXECUTE FUNCTION refuse('deadlines: they are frozen but for one extension');
+
+CREATE TRIGGER deadlines_are_kept BEFORE DELETE ON deadlines FOR EACH ROW EXECUTE FUNCTION refuse('deadlines: they are kept');

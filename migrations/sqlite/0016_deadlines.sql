@@ -29,6 +29,10 @@ CREATE INDEX holds_review ON holds (review_at) WHERE released_at IS NULL AND rev
 CREATE TRIGGER deadlines_are_frozen BEFORE UPDATE ON deadlines
 WHEN NEW.offboarding_id <> OLD.offboarding_id OR NEW.law <> OLD.law OR NEW.zone <> OLD.zone OR NEW.first_due_on <> OLD.first_due_on
     OR NEW.first_due_at <> OLD.first_due_at OR NEW.extension_due_on IS NOT OLD.extension_due_on
-    OR NEW.extension_due_at IS NOT OLD.extension_due_at OR (OLD.extended_at IS NOT NULL AND NEW.extended_at IS NOT OLD.extended_at)
+    OR NEW.extension_due_at IS NOT OLD.extension_due_at OR (OLD.extended_at IS NOT NULL AND (NEW.extended_at IS NOT OLD.extended_at OR NEW.extended_by IS NOT OLD.extended_by
+        OR NEW.extension_reason IS NOT OLD.extension_reason OR NEW.told_at IS NOT OLD.told_at))
     OR (OLD.closed_at IS NOT NULL AND NEW.closed_at IS NOT OLD.closed_at)
 BEGIN SELECT RAISE(ABORT, 'deadlines: they are frozen but for one extension'); END;
+
+CREATE TRIGGER deadlines_are_kept BEFORE DELETE ON deadlines
+BEGIN SELECT RAISE(ABORT, 'deadlines: they are kept'); END;

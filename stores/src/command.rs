@@ -11,9 +11,12 @@ use tokio::{
     process::Command,
 };
 
+/// What a command finds of this process's environment. Nothing else: there may be passwords and master keys in it.
+const PASSED: [&str; 10] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"];
+
 /// What a command is given.
 pub(crate) struct Given<'a> {
-    /// What it finds in its environment, beside what this process has.
+    /// What it finds in its environment, beside what is passed on.
     pub(crate) told: &'a [(&'static str, String)],
     /// What it finds on its standard input; without it, nothing.
     pub(crate) input: Option<&'a str>,
@@ -33,10 +36,9 @@ pub(crate) async fn run(doing: &str, command: &[String], given: Given<'_>) -> Re
     let piped = |is_used: bool| if is_used { Stdio::piped() } else { Stdio::null() };
     let mut started = Command::new(program)
         .args(arguments)
+        .env_clear()
+        .envs(PASSED.iter().filter_map(|name| std::env::var_os(name).map(|value| (name, value))))
         .envs(given.told.iter().map(|(name, value)| (name, value)))
-        // They may hold a password.
-        .env_remove("LETHE_LEDGER")
-        .env_remove("LETHE_TOKEN")
         .stdin(piped(given.input.is_some()))
         .stdout(piped(given.printed_max > 0))
         .kill_on_drop(true)

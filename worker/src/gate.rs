@@ -238,6 +238,10 @@ impl PolicyGate {
             Ok(permit) => Judgement::Start(permit),
             Err(refusal) if waits(refusal.code) => {
                 let until = refusal.details.get("until").and_then(|until| serde_json::from_value(until.clone()).ok());
+                let until = match refusal.code {
+                    Code::StoreWindow => until.map(|until: DateTime<Utc>| until.min(request.case.facts.at + hours::LOOK)),
+                    _ => until,
+                };
                 Judgement::Wait { refusal, until }
             }
             Err(refusal) => Judgement::Refuse(refusal),

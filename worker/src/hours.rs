@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lethe_ledger::{Case, Ledger};
 use lethe_stages::{
     Code, Permit, Refusal, Step,
@@ -15,8 +15,10 @@ use lethe_stages::{
 };
 use serde_json::{Value as Json, json};
 
-use crate::config::Config;
+use crate::config::{Config, StoreConfig};
 
+/// The longest time after which a run that waits for an hour is looked at again: the hours may have been changed.
+pub(crate) const LOOK: TimeDelta = TimeDelta::hours(1);
 /// Openings that are looked at for an hour at which all of a plane's stores are open.
 const OPENINGS: usize = 32;
 
@@ -30,7 +32,8 @@ fn is_long(step: Step) -> bool {
 /// # Errors
 /// STORE_WINDOW, with the instant at which all of them are open.
 pub(crate) fn open(config: &Config, case: &Case, at: DateTime<Utc>) -> Result<(), Refusal> {
-    if !is_long(case.run.step) {
+    let always = |store: &StoreConfig| store.window.is_always_open();
+    if !is_long(case.run.step) || always(&config.store) && config.stores.values().all(always) {
         return Ok(());
     }
     let stores = case.store_names();

@@ -99,7 +99,11 @@ async fn attested_gone(bound: &BoundStore, attested: &Attested) -> Result<Proved
         Ok(_) => {
             return Err(StageError::halt(
                 "STORE_ANSWERS",
-                format!("skip store {}, which was attested gone: it answers, and knows the plane", bound.name),
+                format!(
+                    "skip store {}, which was attested gone: it answers, and knows the plane; `lethe offboarding retry` ends \
+                     the attestation and makes a new plan to approve",
+                    bound.name
+                ),
             ));
         }
         Err(PortError::Transient(_)) => "no answer",

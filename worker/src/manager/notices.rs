@@ -18,10 +18,8 @@ use uuid::Uuid;
 use super::KnowledgeLifecycleManager;
 use crate::config::Span;
 
-/// Notices that are taken together.
-const BATCH: usize = 32;
-/// Of those, how many are on their way at a time.
-const AT_ONCE: usize = 8;
+/// Notices that are taken together, and are on their way at the same time: a lease lasts as long as one may take.
+const BATCH: usize = 8;
 /// The version of a notice's JSON.
 pub(crate) const NOTICE_SCHEMA: u32 = 1;
 
@@ -87,7 +85,7 @@ impl KnowledgeLifecycleManager {
         leads
     }
 
-    /// Whether somebody is told of this at all. What is rare and must not be missed stands on record even where no channel is named.
+    /// Whether somebody is told of this at all. What is rare and must not be missed waits for a process that has a channel.
     fn is_told(&self, kind: NoticeKind) -> bool {
         let kept = matches!(kind, NoticeKind::Deadline | NoticeKind::HoldReview | NoticeKind::BreakGlass | NoticeKind::Finding);
         kept || !self.channels.names().is_empty()
@@ -99,7 +97,8 @@ impl KnowledgeLifecycleManager {
             return Ok(());
         }
         let leads = self.leads(new.kind);
-        let in_time = leads.iter().find(|lead| new.happens_at - **lead >= tx.at()).or(leads.last());
+        let before: Vec<_> = leads.iter().copied().filter(|lead| !lead.is_zero()).collect();
+        let in_time = before.iter().find(|lead| new.happens_at - **lead >= tx.at()).or(before.last()).or(leads.last());
         let Some(lead) = in_time.copied() else { return Ok(()) };
         tx.add_notice(&NewNotice { lead, ..new }).await.map(drop)
     }
@@ -133,16 +132,20 @@ impl KnowledgeLifecycleManager {
         Ok(u64::from(tx.add_notice(&new).await?))
     }
 
-    /// Delivers what is due, until nothing is.
+    /// Delivers what is due, until nothing is. A process that has no channel leaves it to those that have one.
     pub async fn deliver_notices(&self, owner: &str) -> Result<Told, Fault> {
         let mut told = Told::default();
-        loop {
+        if self.channels.names().is_empty() {
+            return Ok(told);
+        }
+        while self.ledger.read(async |tx: &mut Tx| tx.notices_are_due().await).await? {
             let (claimed, sent) = self.claim_notices(owner).await?;
             if claimed == 0 {
-                return Ok(told);
+                // Others have them.
+                break;
             }
             let mut deliveries =
-                stream::iter(sent.into_iter().map(|(notice, body)| self.tell(notice, body))).buffer_unordered(AT_ONCE);
+                stream::iter(sent.into_iter().map(|(notice, body)| self.tell(notice, body))).buffer_unordered(BATCH);
             while let Some((notice, failures)) = deliveries.next().await {
                 match self.record_notice(notice, failures, owner).await? {
                     Some(NoticeEnd::Delivered) => told.delivered += 1,
@@ -152,6 +155,7 @@ impl KnowledgeLifecycleManager {
                 }
             }
         }
+        Ok(told)
     }
 
     /// Takes notices that are due, and drops those that are no longer true. Answers how many it took, and those that are to be sent.
@@ -244,9 +248,6 @@ impl KnowledgeLifecycleManager {
                 tracing::error!(notice = %id, %kind, ?errors, "a notice could not be delivered and was given up")
             }
             Some(NoticeEnd::Again(at)) => tracing::warn!(notice = %id, %kind, %at, ?errors, "a notice is tried again"),
-            Some(NoticeEnd::Delivered) if notice.delivered.is_empty() => {
-                tracing::warn!(notice = %id, %kind, happens_at = %notice.happens_at, plane = ?notice.plane_id, "notice");
-            }
             _ => {}
         }
         Ok(end)

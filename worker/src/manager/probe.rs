@@ -150,6 +150,7 @@ impl KnowledgeLifecycleManager {
                 tx.lock_planes(&[lost.plane_id]).await?;
                 if tx.take_back_probe(&lost, Some(&json!({"code": "CRASH_LOOP", "message": message}))).await? {
                     self.probe_failed(tx, &lost, "CRASH_LOOP").await?;
+                    self.ask_again(tx, lost.offboarding_id, lost.plane_id, lost.tenant_id).await?;
                 }
             }
             let lease = self.probe_lease(tx, worker);
@@ -330,6 +331,8 @@ impl KnowledgeLifecycleManager {
                     let code = error["code"].as_str().unwrap_or("UNUSABLE");
                     tracing::warn!(plane = %probe.plane_id, error = %error["message"], "a probe failed: `lethe probe run` asks anew");
                     self.probe_failed(tx, probe, code).await?;
+                    // Every day until it can be asked.
+                    self.ask_again(tx, probe.offboarding_id, probe.plane_id, probe.tenant_id).await?;
                 }
                 ProbeAnswer::Postponed { .. } => {}
             }
@@ -357,11 +360,7 @@ impl KnowledgeLifecycleManager {
     /// is forgotten. Answers whether it was.
     pub(crate) async fn go_on(&self, tx: &mut Tx, offboarding_id: Uuid, plane_id: Uuid, tenant_id: Uuid) -> Result<bool, Fault> {
         if tx.open_finding_of(plane_id).await?.is_some() {
-            if !tx.is_probed_again(plane_id).await? {
-                let due_at = tx.at() + self.config.probe.again.0;
-                let cause = ProbeCause::Again;
-                tx.plan_probe(&NewProbe { offboarding_id, plane_id, tenant_id, cause, requested_by: None, due_at }).await?;
-            }
+            self.ask_again(tx, offboarding_id, plane_id, tenant_id).await?;
             return Ok(false);
         }
         tx.withdraw_probes(plane_id).await?;
@@ -369,6 +368,16 @@ impl KnowledgeLifecycleManager {
             return Ok(false);
         }
         tx.forget_probe_scope(plane_id).await
+    }
+
+    /// Plans another probe, unless one is to come anyway.
+    async fn ask_again(&self, tx: &mut Tx, offboarding_id: Uuid, plane_id: Uuid, tenant_id: Uuid) -> Result<(), Fault> {
+        if !tx.is_probed_again(plane_id).await? {
+            let due_at = tx.at() + self.config.probe.again.0;
+            let cause = ProbeCause::Again;
+            tx.plan_probe(&NewProbe { offboarding_id, plane_id, tenant_id, cause, requested_by: None, due_at }).await?;
+        }
+        Ok(())
     }
 
     async fn probe_failed(&self, tx: &mut Tx, probe: &Probe, code: &str) -> Result<(), Fault> {

@@ -121,7 +121,8 @@ impl KnowledgeLifecycleManager {
             Err(error) if error.code() == Code::StoreWindow.as_str() => {
                 let refusal = hours::open(&self.config, case, tx.at()).err();
                 let until = refusal.as_ref().and_then(|refusal| serde_json::from_value(refusal.details["until"].clone()).ok());
-                let settlement = Settlement::Postponed { due_at: until.unwrap_or(tx.at()), blocked: refusal };
+                let due_at = until.unwrap_or(tx.at()).min(tx.at() + hours::LOOK);
+                let settlement = Settlement::Postponed { due_at, blocked: refusal };
                 batch.changes.settle(&case.run, &settlement);
                 Ok(())
             }

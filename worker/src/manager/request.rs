@@ -406,8 +406,13 @@ impl KnowledgeLifecycleManager {
                 "no run of the plane is halted: `lethe status` shows what it waits for",
             )));
         };
+        // A store that was attested gone and is there: what was attested is over, and the plan names the store again.
+        let answers = case.run.last_error.as_ref().is_some_and(|error| error["code"] == Code::StoreAnswers.as_str());
+        let attestations_ended = if answers { tx.end_attestations(plane.id).await? } else { 0 };
+        let is_replanned = replanned(&case) || attestations_ended > 0;
+        let case = if attestations_ended > 0 { tx.open_case(plane.id).await?.unwrap_or(case) } else { case };
         let plan_digest =
-            if replanned(&case) { self.replan(tx, &case, reason, by, "knowledge.offboarding.retry").await? } else { None };
+            if is_replanned { self.replan(tx, &case, reason, by, "knowledge.offboarding.retry").await? } else { None };
         if case.run.step == Step::Export {
             // Parts of the failed export stay where they are; the next one writes beside them.
             tx.next_round(case.offboarding.id).await?;
@@ -418,6 +423,9 @@ impl KnowledgeLifecycleManager {
         let mut entry = about(&case, EventType::StageRetried, by, "knowledge.offboarding.retry");
         entry.reason = Some(reason.to_owned());
         entry.evidence = json!({"run_id": case.run.id, "attempts_before": case.run.attempt, "new_plan_digest": plan_digest});
+        if attestations_ended > 0 {
+            entry.evidence["attestations_ended"] = json!(attestations_ended);
+        }
         tx.append(entry).await?;
         Ok(Ok(tx.open_run(plane.id).await?.unwrap_or(case.run)))
     }

@@ -125,8 +125,18 @@ fn ids(approvals: &[Approval]) -> Vec<uuid::Uuid> {
 }
 
 impl KnowledgeLifecycleManager {
-    /// Sweeps once.
+    /// Sweeps once, and delivers the notices that are due.
     pub async fn sweep(&self) -> Result<SweepReport, Fault> {
+        let mut report = self.sweep_ledger().await?;
+        let mut random = [0; 8];
+        self.ledger.entropy().fill(&mut random);
+        let told = self.deliver_notices(&format!("sweep-{}", hex::encode(random))).await?;
+        (report.notices_delivered, report.notices_undelivered) = (told.delivered, told.again + told.failed);
+        Ok(report)
+    }
+
+    /// Sweeps once and tells nobody: recovery waits for no receiver.
+    pub async fn sweep_ledger(&self) -> Result<SweepReport, Fault> {
         let woken = self.reload_policies().await?;
         let owners = self.ledger.read(async |tx: &mut Tx| tx.lease_owners().await).await?;
         let dead: Vec<String> = owners.into_iter().filter(|owner| is_dead(&self.ledger, owner)).collect();
@@ -164,11 +174,7 @@ impl KnowledgeLifecycleManager {
             report.stalled = self.announce_stalled(tx).await?;
             Ok::<_, Fault>(report)
         });
-        let mut report = committed.await?.into_inner();
-        let mut random = [0; 8];
-        self.ledger.entropy().fill(&mut random);
-        let told = self.deliver_notices(&format!("sweep-{}", hex::encode(random))).await?;
-        (report.notices_delivered, report.notices_undelivered) = (told.delivered, told.again + told.failed);
+        let report = committed.await?.into_inner();
         self.witness().await?;
         for owner in &dead {
             if let Some(path) = lock_path(&self.ledger, owner) {

@@ -3,8 +3,8 @@
 //! The rule: the ledger says what there is and never how it is told; a name stands once on a plane's list. What was taken off the list while
 //! an offboarding had suspended it is still given back. If we die in it, the transaction did not happen.
 
-use lethe_ledger::{Chain, Entry, EventType, Tx};
-use lethe_stages::{Code, LifecycleState, Refusal, suspension::DependentKind};
+use lethe_ledger::{Chain, Entry, EventType, RunStatus, Tx};
+use lethe_stages::{Code, LifecycleState, Refusal, Step, suspension::DependentKind};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -39,6 +39,14 @@ pub(super) async fn add(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) ->
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let message = format!("--control: the configuration has no [dependents.{}]; it has: {known}", args.control);
         return Err(found.refuse(Refusal::new(Code::InvalidArgument, message)));
+    }
+    // What runs now has read the list already.
+    let at_work = tx.open_case(found.plane.id).await?.map(|case| case.run);
+    let at_work =
+        at_work.filter(|run| run.status == RunStatus::Running && matches!(run.step, Step::Deregister | Step::Deactivate));
+    if let Some(run) = at_work {
+        let message = format!("{} is at work on the plane and would not suspend it: add it when that is done", run.step);
+        return Err(found.refuse(Refusal::new(Code::StageInProgress, message)));
     }
     match found.plane.state {
         // Deactivate suspends whatever is on the list by then.

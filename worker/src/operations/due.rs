@@ -66,6 +66,8 @@ pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
     if tenant.is_none() {
         due.extend(of_everybody(app, tx, &pauses).await?);
     }
+    // RFC 3339 in UTC, so text sorts as time does.
+    due.sort_by_key(|one| one["due_at"].as_str().unwrap_or_default().to_owned());
     Ok(json!({"at": now, "within_s": horizon.num_seconds(), "more": more, "due": due}))
 }
 
@@ -166,6 +168,7 @@ async fn reviews(tx: &mut Tx, tenant: Option<Uuid>, limit: usize, now: DateTime<
 /// Purged planes of which something came back, and probes that could not be asked.
 async fn reopened(tx: &mut Tx, tenant: Option<Uuid>) -> Result<Vec<Json>, super::Stop> {
     let mut due = Vec::new();
+    let mut known = std::collections::BTreeSet::new();
     for finding in tx.findings(None, tenant, false).await? {
         due.push(json!({
             "kind": "finding", "standing": "late", "due_at": finding.opened_at, "plane_id": finding.plane_id, "finding_id": finding.id,
@@ -174,6 +177,9 @@ async fn reopened(tx: &mut Tx, tenant: Option<Uuid>) -> Result<Vec<Json>, super:
     }
     let filter = ProbeFilter { tenant_id: tenant, due: true, ..ProbeFilter::default() };
     for probe in tx.probes(&filter).await?.into_iter().filter(|probe| probe.status == ProbeStatus::Failed) {
+        if !known.insert(probe.plane_id) {
+            continue;
+        }
         // One that was asked since has said what this one could not.
         let of_plane = tx.probes(&ProbeFilter { plane_id: Some(probe.plane_id), ..ProbeFilter::default() }).await?;
         let answered = |other: &Probe| matches!(other.status, ProbeStatus::Clean | ProbeStatus::Found);
@@ -202,6 +208,13 @@ async fn of_everybody(app: &App, tx: &mut Tx, pauses: &[Pause]) -> Result<Vec<Js
         why.extend(pauses.iter().map(|pause| format!("{} is paused by {}: {}", pause.scope, pause.paused_by, pause.reason)));
         due.push(json!({
             "kind": "stalled", "standing": "late", "due_at": stalled.since, "why": why, "next": "lethe serve   (or: lethe resume …)",
+        }));
+    }
+    if app.manager.channels.names().is_empty() && tx.notices_are_due().await? {
+        due.push(json!({
+            "kind": "notices_waiting", "standing": "late", "due_at": tx.at(),
+            "why": ["notices are due, and this configuration names no channel by which somebody could be told"],
+            "next": "lethe notice list --status queued   (and name a channel in [notices])",
         }));
     }
     let failed = NoticeFilter { status: Some(NoticeStatus::Failed), ..NoticeFilter::default() };
@@ -249,6 +262,8 @@ pub(super) async fn extend(app: &App, tx: &mut Tx, call: &Call, _prepared: Json)
     let zone: Zone = deadline.zone.parse().unwrap_or(app.config.due.zone);
     let told_at = match (args.told.parse::<DateTime<Utc>>(), args.told.parse::<NaiveDate>()) {
         (Ok(at), _) => at,
+        // On the day of the arrival, somebody was told after it.
+        (_, Ok(day)) if day == zone.day(open.terms.received_at) => open.terms.received_at,
         (_, Ok(day)) => zone.begin(day),
         _ => {
             let message =

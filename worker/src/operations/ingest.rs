@@ -4,7 +4,7 @@
 //! a scope answers for its plane for ever, by the digest of its value, when the plane's name is long gone. What nobody knows is refused.
 //! Each refusal is on record. It only asks, so nothing happens if we die in it.
 
-use lethe_ledger::{OffboardingStatus, TenantStatus, Tx};
+use lethe_ledger::{OffboardingStatus, Store, TenantStatus, Tx};
 use lethe_stages::{Code, GraceAccess, LifecycleState, Refusal, canonical};
 use lethe_stores::Mapping;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,11 @@ struct Described {
     value_digest: String,
 }
 
+/// Whether the caller may know of a store at all: one who is confined to a tenant knows those that were opened to it.
+fn is_open_to(store: &Store, call: &Call) -> bool {
+    call.tenant.as_ref().is_none_or(|tenant| store.tenants.contains(tenant))
+}
+
 /// The scope as the store spells it, asked of the store where a key is named. No transaction is open.
 pub(super) async fn describe_scope(app: &App, call: &Call) -> Outcome {
     let args: OfScope = arguments(call)?;
@@ -81,7 +86,7 @@ pub(super) async fn describe_scope(app: &App, call: &Call) -> Outcome {
     let text = if keyless { format!("{}&key=-", args.scope) } else { args.scope.clone() };
     let mapping = Mapping::parse(&text).map_err(wrong)?;
     let store = app.ledger.read(async |tx: &mut Tx| tx.store(&args.store).await).await?;
-    let store = store.ok_or_else(|| store_unknown(&args.store))?;
+    let store = store.filter(|store| is_open_to(store, call)).ok_or_else(|| store_unknown(&args.store))?;
     let (resource, plane_column, plane) = if keyless {
         (mapping.table, mapping.plane_column, mapping.plane)
     } else {
@@ -96,7 +101,7 @@ pub(super) async fn describe_scope(app: &App, call: &Call) -> Outcome {
 pub(super) async fn check_scope(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
     let args: OfScope = arguments(call)?;
     let Described { resource, plane_column, value_digest } = read_prepared(prepared)?;
-    let store = tx.store(&args.store).await?.ok_or_else(|| store_unknown(&args.store))?;
+    let store = tx.store(&args.store).await?.filter(|store| is_open_to(store, call)).ok_or_else(|| store_unknown(&args.store))?;
     let planes = tx.planes_of_scope(store.id, &resource, &plane_column, &value_digest).await?;
     if planes.is_empty() {
         let message =

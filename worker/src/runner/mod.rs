@@ -89,7 +89,7 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     // Recovery is the normal path: whatever a dead predecessor held is due again before the first claim.
     let outage = Arc::new(Outage::default());
     if options.roles.sweeper {
-        patiently(&mut options.stop, &outage, async || app.manager.sweep().await.map(|_| ())).await?;
+        patiently(&mut options.stop, &outage, async || app.manager.sweep_ledger().await.map(|_| ())).await?;
     } else {
         patiently(&mut options.stop, &outage, async || app.manager.reload_policies().await.map(|_| ())).await?;
     }
@@ -152,6 +152,13 @@ fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: R
                 .build(reload)
         });
     }
+    let notices = shared.clone();
+    let monitor = monitor.register(move |restarts| {
+        WorkerBuilder::new(format!("{}-notices-{restarts}", notices.worker))
+            .backend(CronScheduler::new(Every(every)))
+            .data(notices.clone())
+            .build(tell)
+    });
     monitor.register(move |restarts| {
         WorkerBuilder::new(format!("{}-sweep-{restarts}", sweeps.worker))
             .backend(CronScheduler::new(Every(every)))
@@ -171,7 +178,7 @@ impl Schedule<apalis_cron::timezone::Utc> for Every {
 }
 
 async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
-    match shared.app.manager.sweep().await {
+    match shared.app.manager.sweep_ledger().await {
         Ok(report) if report != Default::default() => tracing::info!(?report, "swept"),
         Ok(_) => {}
         Err(fault) if fault.is_passing() => drop(shared.outage.away("sweep", &fault)),
@@ -187,6 +194,16 @@ async fn probe(_tick: Tick, shared: Data<Arc<Shared>>) {
         Ok(_) => {}
         Err(fault) if fault.is_passing() => drop(shared.outage.away("probe", &fault)),
         Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "probe"),
+    }
+}
+
+/// Whoever is told may be slow: nothing else waits for it.
+async fn tell(_tick: Tick, shared: Data<Arc<Shared>>) {
+    match shared.app.manager.deliver_notices(&shared.worker).await {
+        Ok(told) if told != Default::default() => tracing::info!(?told, "told"),
+        Ok(_) => {}
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("deliver notices", &fault)),
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "deliver notices"),
     }
 }
 
