@@ -604,3 +604,30 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn who_is_confined_to_a_tenant_learns_nothing_of_a_store_that_is_not_open_to_it() {
+    let world = World::new().await;
+    world.acme(2).await;
+    let file = world.dir.path().join("own.db");
+    knowledge::create(&file, &[("q1", 2)]).await;
+    let url = format!("sqlite:{}", file.display());
+    world.call("user:root", "integrations.store.add", json!({"name": "own", "url": url, "tenants": ["acme"]})).await;
+    let scope = |tenant: &str, scope: &str| {
+        let mut call = call("sdk:pipe", "knowledge.access.check_scope", json!({"store": "own", "scope": scope}));
+        call.tenant = Some(tenant.into());
+        call
+    };
+    for text in ["table=chunks&plane_column=nope&plane=q1&key=id", "table=chunks&plane_column=plane&plane=q1"] {
+        for (tenant, expected) in
+            [("globex", "STORE_UNKNOWN"), ("acme", if text.contains("nope") { "MAPPING_WRONG" } else { "PLANE_UNKNOWN" })]
+        {
+            match world.dispatch(&scope(tenant, text)).await {
+                lethe_worker::operations::Answer::Refused(refusal) => {
+                    assert_eq!(refusal.code.as_str(), expected, "{tenant}: {refusal}")
+                }
+                done => panic!("{done:?}"),
+            }
+        }
+    }
+}

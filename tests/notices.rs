@@ -295,6 +295,19 @@ async fn a_halt_a_cut_grace_and_a_hold_to_review_are_told_too() {
     assert!(halted["message"].as_str().unwrap().contains("UNUSABLE"), "{halted}");
 }
 
+#[tokio::test]
+async fn a_command_finds_no_secret_in_its_environment() {
+    assert!(std::env::var_os("LETHE_TEST_POSTGRES").is_some(), "something of ours that it must not find");
+    let world = World::new().await;
+    let found = world.dir.path().join("environment");
+    let world = world.reopened(&format!("[notices.command]\nrun = [\"sh\", \"-c\", \"env > '{}'\"]", found.display())).await;
+    let tested = world.call("user:alice", "knowledge.notice.test", json!({})).await;
+    assert_eq!(tested["channels"][0]["told"], true, "{tested}");
+    let found = std::fs::read_to_string(&found).expect("the command was run");
+    assert!(found.contains("LETHE_NOTICE_KIND=test") && found.contains("PATH="), "{found}");
+    assert!(!found.contains("LETHE_TEST") && !found.contains("RUST_"), "{found}");
+}
+
 #[test]
 fn a_channel_that_cannot_be_is_a_configuration_that_cannot_be() {
     for (wrong, named) in [
