@@ -35,7 +35,7 @@ pub struct Told {
 }
 
 /// A notice about an offboarding; when it is told is decided where it is announced.
-pub(super) fn of_offboarding(kind: NoticeKind, of: &Offboarding, happens_at: DateTime<Utc>) -> NewNotice {
+pub(crate) fn of_offboarding(kind: NoticeKind, of: &Offboarding, happens_at: DateTime<Utc>) -> NewNotice {
     NewNotice {
         kind,
         tenant_id: Some(of.terms.tenant_id),

@@ -6,8 +6,8 @@
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use lethe_ledger::{
-    Case, Chain, Deadline, Entry, EventType, Near, NewNotice, NoticeFilter, NoticeKind, NoticeStatus, OffboardingStatus, Pause,
-    Probe, ProbeFilter, ProbeStatus, RunStatus, Tx,
+    Case, Chain, Deadline, Entry, EventType, Near, NoticeFilter, NoticeKind, NoticeStatus, OffboardingStatus, Pause, Probe,
+    ProbeFilter, ProbeStatus, RunStatus, Tx,
 };
 use lethe_stages::{Code, LifecycleState, Refusal};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{App, Call, Outcome, arguments, lookup, said, status};
-use crate::{config::Span, deadline::Zone};
+use crate::{config::Span, deadline::Zone, manager::of_offboarding};
 
 /// What is shown unless more is asked for.
 const LIMIT: usize = 100;
@@ -66,8 +66,7 @@ pub(super) async fn list(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
     if tenant.is_none() {
         due.extend(of_everybody(app, tx, &pauses).await?);
     }
-    // RFC 3339 in UTC, so text sorts as time does.
-    due.sort_by_key(|one| one["due_at"].as_str().unwrap_or_default().to_owned());
+    due.sort_by_key(|one| one["due_at"].as_str().and_then(|at| at.parse::<DateTime<Utc>>().ok()));
     Ok(json!({"at": now, "within_s": horizon.num_seconds(), "more": more, "due": due}))
 }
 
@@ -295,16 +294,6 @@ pub(super) async fn extend(app: &App, tx: &mut Tx, call: &Call, _prepared: Json)
     entry.reason = Some(args.reason);
     entry.evidence = json!({"law": deadline.law, "from": deadline.due_at, "to": extension, "told_at": told_at});
     tx.append(entry).await?;
-    let notice = NewNotice {
-        kind: NoticeKind::Deadline,
-        tenant_id: Some(found.tenant.id),
-        plane_id: Some(found.plane.id),
-        offboarding_id: Some(open.id),
-        subject_id: None,
-        happens_at: extension,
-        lead: TimeDelta::zero(),
-        details: json!({"ground": open.terms.ground}),
-    };
-    app.manager.announce(tx, notice).await?;
+    app.manager.announce(tx, of_offboarding(NoticeKind::Deadline, &open, extension)).await?;
     status::of(app, tx, &found).await
 }

@@ -3,7 +3,7 @@
 //! The rule: only the wait is skipped. Usage, holds, protection and the approval of the purge are asked as ever. The review stays open,
 //! in every approver's list, until somebody else has closed it.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use lethe_ledger::{Chain, Entry, EventType, NewNotice, NoticeKind, Offboarding, OffboardingStatus, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal, Step};
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{App, Call, Outcome, arguments, lookup, said};
+use crate::manager::of_offboarding;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,14 +52,9 @@ pub(super) async fn break_glass(app: &App, tx: &mut Tx, call: &Call, _prepared: 
 /// That a grace period was cut short: every approver is to know.
 fn broken(of: &Offboarding, review: Uuid, at: DateTime<Utc>) -> NewNotice {
     NewNotice {
-        kind: NoticeKind::BreakGlass,
-        tenant_id: Some(of.terms.tenant_id),
-        plane_id: Some(of.terms.plane_id),
-        offboarding_id: Some(of.id),
         subject_id: Some(review),
-        happens_at: at,
-        lead: TimeDelta::zero(),
         details: json!({"grace_until": of.grace_until}),
+        ..of_offboarding(NoticeKind::BreakGlass, of, at)
     }
 }
 
