@@ -882,6 +882,12 @@ pub(crate) enum LogCommand {
     Checkpoint,
     /// Seal and publish what waits, now
     Seal,
+    /// Write every sealed entry and the checkpoint that signs them, without personal values; `lethe-verify export` checks it
+    Export {
+        /// A file that does not exist yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
     /// Make a key that signs, in a new file that only its owner may read
     InitKey {
         /// A file that does not exist yet

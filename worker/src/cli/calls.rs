@@ -259,6 +259,7 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             LogCommand::Show => planned("governance.log.show", json!({})),
             LogCommand::Checkpoint => Planned { only: Some("checkpoint"), ..planned("governance.log.show", json!({})) },
             LogCommand::Seal => planned("governance.log.seal", json!({})),
+            LogCommand::Export { to } => planned("governance.log.export", json!({"to": to})),
             LogCommand::RetireKey { key, reason } => planned("governance.log.retire_key", json!({"key": key, "reason": reason})),
             LogCommand::AdoptKey { reason } => planned("governance.log.adopt_key", json!({"reason": reason})),
             LogCommand::InitKey { .. } => return Err(no_call()),

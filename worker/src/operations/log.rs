@@ -3,12 +3,18 @@
 //! The rule: a key is replaced in two steps, so that nobody is left with a checkpoint that they cannot verify: the new key signs beside the
 //! old one, then the old one is retired. Only where the old one is lost, or the ledger was restored, is a key adopted without it, on record.
 
-use lethe_ledger::{Chain, Entry, EventType, Tx};
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::PathBuf,
+};
+
+use lethe_ledger::{Chain, Entry, EventType, LeafOf, Tx};
 use lethe_stages::{Code, Refusal};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{App, Call, Outcome, arguments, operator, said};
+use super::{App, Call, Outcome, Stop, arguments, operator, said};
 
 /// Seals what waits, for what is to be answered from the log. That it cannot is said by the answer, which speaks of what is sealed.
 pub(super) async fn seal_first(app: &App, _call: &Call) -> Outcome {
@@ -55,6 +61,55 @@ pub(super) async fn show(app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -
         answer["checkpoint"] = json!(checkpoint.note);
     }
     Ok(answer)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Export {
+    to: PathBuf,
+}
+
+/// Leaves that are read at a time.
+const AT_ONCE: u64 = 4_000;
+
+/// Writes every entry of the log and the checkpoint that signs them, for `lethe-verify export`. The file has its name when it is whole.
+pub(super) async fn write_export(app: &App, call: &Call) -> Outcome {
+    operator(call)?;
+    let Export { to } = arguments(call)?;
+    app.manager.seal().await?;
+    let unwritable = |error: std::io::Error| {
+        Refusal::new(Code::InvalidArgument, format!("write {}: {error}", to.display()))
+    };
+    if to.exists() {
+        return Err(Refusal::new(Code::InvalidArgument, format!("{} is there already: name a file that does not exist yet", to.display())).into());
+    }
+    let beside = to.with_added_extension("writing");
+    let mut file = BufWriter::new(File::create(&beside).map_err(unwritable)?);
+    let written = app.ledger.read(async |tx: &mut Tx| {
+        let Some(checkpoint) = tx.latest_checkpoint().await? else {
+            return Err(Stop::from(Refusal::new(Code::LogOff, "nothing is in a log yet: `lethe log show` says why")));
+        };
+        writeln!(file, "{}", lethe_verify::export::HEADER).map_err(unwritable)?;
+        for start in (0..checkpoint.size).step_by(AT_ONCE as usize) {
+            for leaf in tx.leaves(start, (start + AT_ONCE).min(checkpoint.size)).await? {
+                let LeafOf { chain, sequence_no, tenant_id, previous, hash, body, .. } = leaf;
+                writeln!(file, "{chain}\t{sequence_no}\t{tenant_id}\t{previous}\t{hash}\t{body}").map_err(unwritable)?;
+            }
+        }
+        write!(file, "\n{}", checkpoint.note).map_err(unwritable)?;
+        Ok(checkpoint.size)
+    });
+    let written = written.await;
+    let synced = file.flush().and_then(|()| file.get_ref().sync_all());
+    let entries = match written.and_then(|size| synced.map(|()| size).map_err(|error| unwritable(error).into())) {
+        Ok(size) => size,
+        Err(stop) => {
+            drop(std::fs::remove_file(&beside));
+            return Err(stop);
+        }
+    };
+    std::fs::rename(&beside, &to).map_err(unwritable)?;
+    Ok(json!({"written": to, "entries": entries}))
 }
 
 #[derive(Deserialize)]

@@ -197,6 +197,7 @@ operations! {
     "governance.ledger.reconcile" write HUMANS Recover ledger::reconcile, after ledger::probe_again;
     "governance.log.show" read ANYBODY Read log::show;
     "governance.log.seal" read ANYBODY Read log::sealed, after log::seal_now;
+    "governance.log.export" read ANYBODY Read archives::answer, after log::write_export;
     "governance.log.retire_key" write HUMANS ManageKeys log::retire_key;
     "governance.log.adopt_key" write HUMANS ManageKeys log::adopt_key, after log::read_key;
     "governance.clock.confirm" write HUMANS Recover ledger::confirm_clock;
