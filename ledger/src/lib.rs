@@ -26,6 +26,7 @@ mod many;
 mod notices;
 mod offboardings;
 mod parties;
+mod personal;
 mod planes;
 mod postgres;
 #[cfg(feature = "testing")]
@@ -59,6 +60,7 @@ pub use idempotency::Remembered;
 pub use notices::{NewNotice, Notice, NoticeEnd, NoticeFilter, NoticeKind, NoticeStatus};
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
+pub use personal::{ErasedPersonal, Gone, PersonalKey};
 pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
 pub use probes::{NewProbe, Probe, ProbeAnswer, ProbeCause, ProbeFilter, ProbeScope, ProbeStatus};
 pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};

@@ -7,7 +7,7 @@ use crate::{
     db::Tx,
     deadlines, decisions, dependents, findings, idempotency, locks,
     many::Many,
-    notices, offboardings, parties, planes, probes, queue, release,
+    notices, offboardings, parties, personal, planes, probes, queue, release,
     sql::{Inner, Sql},
     suspensions, trail, verify, witness,
 };
@@ -29,6 +29,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     notices::STATEMENTS,
     offboardings::STATEMENTS,
     parties::STATEMENTS,
+    personal::STATEMENTS,
     planes::STATEMENTS,
     probes::STATEMENTS,
     queue::STATEMENTS,
@@ -39,7 +40,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     witness::STATEMENTS,
 ];
 static BATCHES: &[&[&Many]] =
-    &[archives::BATCHES, locks::BATCHES, offboardings::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
+    &[archives::BATCHES, locks::BATCHES, offboardings::BATCHES, personal::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
 
 impl Tx {
     /// Prepares every statement; answers how many there are, and what the database says against some.

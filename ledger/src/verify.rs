@@ -4,7 +4,7 @@
 //! What it cannot see is a ledger that was replaced as a whole or cut at its end together with the chain's head: for that, an earlier
 //! `audit export` or an outside witness is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use crate::{
     db::Tx,
     fault::Fault,
+    personal::{Opened, Opener, SealedValue},
     rows::Cells,
     sql::statements,
     trail::{commitment, instant, link, origin},
@@ -27,6 +28,8 @@ pub struct Verified {
     pub chains: u64,
     /// Commitments recomputed from values that still exist.
     pub commitments: u64,
+    /// Commitments to values that were destroyed: nobody can recompute them any more, nor say what the values were.
+    pub destroyed: u64,
     /// Planes whose state follows from their chain.
     pub planes: u64,
 }
@@ -52,11 +55,24 @@ struct Walk {
 }
 
 macro_rules! entries {
+    (sqlite, $which:literal) => {
+        entries!(
+            "json_group_array(json_object('field', v.field, 'key_id', v.key_id, 'sealed', hex(v.sealed), 'tag', hex(v.tag), 'key', hex(k.key)))",
+            $which
+        )
+    };
+    (postgres, $which:literal) => {
+        entries!(
+            "json_agg(json_build_object('field', v.field, 'key_id', v.key_id, 'sealed', encode(v.sealed, 'hex'),
+                'tag', encode(v.tag, 'hex'), 'key', encode(k.key, 'hex')))",
+            $which
+        )
+    };
     ($values:literal, $which:literal) => {
         concat!(
             "SELECT t.*, (SELECT ",
             $values,
-            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals FROM trail t ",
+            " FROM trail_values v LEFT JOIN personal_keys k ON k.id = v.key_id WHERE v.event_id = t.event_id) AS vals FROM trail t ",
             $which,
             " ORDER BY chain, sequence_no"
         )
@@ -71,11 +87,11 @@ statements! {
         "SELECT 'plane:' || id AS chain, state FROM planes WHERE 'plane:' || id = $1",
         "SELECT 'plane:' || id::text AS chain, state FROM planes WHERE 'plane:' || id::text = $1";
     ENTRIES = "read the trail",
-        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", ""),
-        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "");
+        entries!(sqlite, ""),
+        entries!(postgres, "");
     ENTRIES_OF = "read the trail",
-        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", "WHERE chain = $1"),
-        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "WHERE chain = $1");
+        entries!(sqlite, "WHERE chain = $1"),
+        entries!(postgres, "WHERE chain = $1");
 }
 
 impl Tx {
@@ -97,7 +113,7 @@ impl Tx {
             planes.insert(cells.get("chain")?, cells.get("state")?);
         }
 
-        let mut verified = Verified::default();
+        let (mut verified, mut opener) = (Verified::default(), Opener::default());
         let mut walk: Option<Walk> = None;
         let mut rows = self.sql(entries).only(only).stream();
         while let Some(row) = rows.try_next().await? {
@@ -112,7 +128,7 @@ impl Tx {
                 walk = Some(Walk { head: origin(&chain), chain, next: 0, state: String::new() });
             }
             let at = walk.as_mut().expect("set above");
-            if let Err(fault) = step(at, &cells, &mut verified)? {
+            if let Err(fault) = step(at, &cells, &mut opener, &mut verified)? {
                 return Ok(Err(fault));
             }
         }
@@ -136,7 +152,7 @@ impl Tx {
 }
 
 /// Checks one entry against the walk and moves it on.
-fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<Result<(), TrailFault>, Fault> {
+fn step(walk: &mut Walk, cells: &Cells<'_>, opener: &mut Opener, verified: &mut Verified) -> Result<Result<(), TrailFault>, Fault> {
     let sequence_no: i64 = cells.get("sequence_no")?;
     let fail = |fault: String| Ok(Err(TrailFault { chain: walk.chain.clone(), sequence_no, fault }));
     if sequence_no != walk.next {
@@ -169,13 +185,23 @@ fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<R
     if lethe_stages::canonical::digest(&body["evidence"]).ok().as_deref() != body["evidence_digest"].as_str() {
         return fail("its evidence does not fit its digest".into());
     }
-    for (field, value, salt) in cells.json::<Vec<(String, String, String)>>("vals")?.unwrap_or_default() {
-        let salt = hex::decode(&salt).unwrap_or_default();
-        if body[&field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
-            return fail(format!("the value kept for {field} is not the one it is committed to"));
+    let event_id = cells.id("event_id")?;
+    let mut committed: BTreeSet<_> = ["actor_id", "reason"].into_iter().filter(|field| !body[field].is_null()).collect();
+    for sealed in cells.json::<Option<Vec<SealedValue>>>("vals")?.flatten().unwrap_or_default() {
+        let field = &sealed.field;
+        match opener.open(event_id, body["actor_type"].as_str().unwrap_or_default(), &sealed) {
+            Opened::Value { salt, value } => {
+                if body[field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
+                    return fail(format!("the value kept for {field} is not the one it is committed to"));
+                }
+                committed.remove(field.as_str());
+                verified.commitments += 1;
+            }
+            Opened::Destroyed => {}
+            Opened::Wrong(why) => return fail(format!("the value kept for {field} {why}")),
         }
-        verified.commitments += 1;
     }
+    verified.destroyed += committed.len() as u64;
     if let Some(to) = body["to_state"].as_str() {
         let from = body["from_state"].as_str().unwrap_or_default();
         if from != walk.state {
