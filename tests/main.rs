@@ -40,6 +40,7 @@ mod outside;
 mod parquet;
 mod path;
 mod pause;
+mod personal;
 mod pgvector;
 mod policies;
 mod power;

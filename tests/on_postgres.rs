@@ -31,6 +31,7 @@ mod notices;
 mod parquet;
 mod path;
 mod pause;
+mod personal;
 mod policies;
 mod postgres;
 mod queue;

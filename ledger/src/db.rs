@@ -237,7 +237,15 @@ impl Ledger {
 
     fn over(database: Database, options: &OpenOptions) -> Self {
         let (clock, entropy) = (options.clock.clone(), options.entropy.clone());
-        Self { database, clock, entropy, id: Uuid::nil(), insecure_demo: false, tenant_in_flight_max: i64::MAX, remembered: Remembered::default() }
+        Self {
+            database,
+            clock,
+            entropy,
+            id: Uuid::nil(),
+            insecure_demo: false,
+            tenant_in_flight_max: i64::MAX,
+            remembered: Remembered::default(),
+        }
     }
 
     /// The same ledger, with a limit to what one tenant may have in flight.

@@ -290,6 +290,14 @@ statements! {
     OPEN = "look for open offboardings", "SELECT p.id FROM offboardings o JOIN planes p ON p.id = o.plane_id
          WHERE o.tenant_id = $1 AND o.status = 'open' ORDER BY p.id LIMIT 1";
 
+    // For tests.
+    OPENED = "read the trail's values",
+        "SELECT t.event_id, t.body, json_object('field', v.field, 'key_id', v.key_id, 'sealed', hex(v.sealed), 'tag', hex(v.tag),
+            'key', hex(k.key)) AS val FROM trail t JOIN trail_values v ON v.event_id = t.event_id JOIN personal_keys k ON k.id = v.key_id
+         ORDER BY t.place, v.field",
+        "SELECT t.event_id, t.body, json_build_object('field', v.field, 'key_id', v.key_id, 'sealed', encode(v.sealed, 'hex'),
+            'tag', encode(v.tag, 'hex'), 'key', encode(k.key, 'hex')) AS val
+         FROM trail t JOIN trail_values v ON v.event_id = t.event_id JOIN personal_keys k ON k.id = v.key_id ORDER BY t.place, v.field";
     // What stood in clear before there were keys.
     CLEAR = "look for values in clear", "SELECT 1 AS clear FROM trail_values_clear LIMIT 1";
     CLEAR_VALUES = "read values in clear",
@@ -345,15 +353,11 @@ statements! {
         "DELETE FROM policy_decisions WHERE instr(ask, $1) > 0", "DELETE FROM policy_decisions WHERE strpos(ask::text, $1::uuid::text) > 0";
     // So are answers under a key; a call that is made again under it is a new one.
     ANSWERS = "forget answers under keys",
-        concat!(
-            "DELETE FROM idempotency WHERE instr(answer, $1) > 0 OR EXISTS (SELECT 1 FROM planes WHERE tenant_id = $1 AND instr(answer, id) > 0)
-                OR EXISTS (SELECT 1 FROM offboardings WHERE tenant_id = $1 AND instr(answer, id) > 0)"
-        ),
-        concat!(
-            "DELETE FROM idempotency WHERE strpos(answer::text, $1::uuid::text) > 0
+        "DELETE FROM idempotency WHERE instr(answer, $1) > 0 OR EXISTS (SELECT 1 FROM planes WHERE tenant_id = $1 AND instr(answer, id) > 0)
+                OR EXISTS (SELECT 1 FROM offboardings WHERE tenant_id = $1 AND instr(answer, id) > 0)",
+        "DELETE FROM idempotency WHERE strpos(answer::text, $1::uuid::text) > 0
                 OR EXISTS (SELECT 1 FROM planes WHERE tenant_id = $1 AND strpos(answer::text, id::text) > 0)
-                OR EXISTS (SELECT 1 FROM offboardings WHERE tenant_id = $1 AND strpos(answer::text, id::text) > 0)"
-        );
+                OR EXISTS (SELECT 1 FROM offboardings WHERE tenant_id = $1 AND strpos(answer::text, id::text) > 0)";
     // The same of what concerns no tenant.
     APPROVERS = "reduce revoked approvers",
         "UPDATE approvers SET actor = 'user:erased-1', added_by = 'user:erased-2', revoked_by = 'user:erased-2', reason = 'erased',
@@ -515,6 +519,23 @@ impl Tx {
         // Not by what the process remembers: that is what was just destroyed.
         self.read_sealing_key(&holder).await?;
         Ok(erased)
+    }
+
+    /// For tests: every value that can be opened, with its entry, its field and its salt in hexadecimal digits.
+    #[cfg(feature = "testing")]
+    pub async fn opened_values(&mut self) -> Result<Vec<(Uuid, String, String, String)>, Fault> {
+        let (mut opener, mut values) = (Opener::default(), Vec::new());
+        for row in &self.sql(&OPENED).all().await? {
+            let cells = Cells::new(row, "trail_values", "event_id");
+            let event_id = cells.id("event_id")?;
+            let body: Json = serde_json::from_str(cells.get::<&str>("body")?).unwrap_or_default();
+            let Some(sealed) = cells.json::<SealedValue>("val")? else { continue };
+            if let Opened::Value { salt, value } = opener.open(event_id, body["actor_type"].as_str().unwrap_or_default(), &sealed)
+            {
+                values.push((event_id, sealed.field, value, hex::encode(salt)));
+            }
+        }
+        Ok(values)
     }
 
     pub(crate) async fn has_clear_values(&mut self) -> Result<bool, Fault> {

@@ -39,8 +39,15 @@ static STATEMENTS: &[&[&Sql]] = &[
     verify::STATEMENTS,
     witness::STATEMENTS,
 ];
-static BATCHES: &[&[&Many]] =
-    &[archives::BATCHES, locks::BATCHES, offboardings::BATCHES, personal::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
+static BATCHES: &[&[&Many]] = &[
+    archives::BATCHES,
+    locks::BATCHES,
+    offboardings::BATCHES,
+    personal::BATCHES,
+    planes::BATCHES,
+    queue::BATCHES,
+    trail::BATCHES,
+];
 
 impl Tx {
     /// Prepares every statement; answers how many there are, and what the database says against some.

@@ -152,7 +152,12 @@ impl Tx {
 }
 
 /// Checks one entry against the walk and moves it on.
-fn step(walk: &mut Walk, cells: &Cells<'_>, opener: &mut Opener, verified: &mut Verified) -> Result<Result<(), TrailFault>, Fault> {
+fn step(
+    walk: &mut Walk,
+    cells: &Cells<'_>,
+    opener: &mut Opener,
+    verified: &mut Verified,
+) -> Result<Result<(), TrailFault>, Fault> {
     let sequence_no: i64 = cells.get("sequence_no")?;
     let fail = |fault: String| Ok(Err(TrailFault { chain: walk.chain.clone(), sequence_no, fault }));
     if sequence_no != walk.next {

@@ -10,8 +10,9 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
-        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand,
-        ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PersonalCommand,
+        PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
+        TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -223,6 +224,14 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             KeysCommand::Show => planned("governance.keys.show", json!({})),
             KeysCommand::Rewrap { reason } => planned("governance.keys.rewrap", json!({"reason": reason})),
             KeysCommand::Init { .. } => return Err(no_call()),
+        },
+        Command::Personal(command) => match command {
+            PersonalCommand::Show { tenant } => planned("governance.personal.show", Json::Object(given(&[("tenant", &tenant)]))),
+            PersonalCommand::Erase { tenant, system, reason, yes } => {
+                let confirm = tenant.clone().or(Some("system".into()));
+                let arguments = with(json!({"system": system, "reason": reason}), given(&[("tenant", &tenant)]));
+                Planned { confirm, yes, ..planned("governance.personal.erase", arguments) }
+            }
         },
         Command::Ledger(command) => match command {
             LedgerCommand::Check => planned("governance.ledger.check", json!({})),
