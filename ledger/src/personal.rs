@@ -321,8 +321,7 @@ statements! {
     HOLDS = "reduce holds",
         concat!(
             "UPDATE holds SET reason = 'erased', release_reason = 'erased', placed_by = 'user:erased-1',
-                released_by = CASE WHEN released_by = placed_by THEN 'user:erased-1' ELSE 'user:erased-2' END,
-                matter = CASE WHEN matter IS NULL THEN NULL ELSE 'erased' END
+                released_by = CASE WHEN released_by = placed_by THEN 'user:erased-1' ELSE 'user:erased-2' END
              WHERE released_at IS NOT NULL AND placed_by <> 'user:erased-1' AND (subject_id = $1 OR subject_id IN ", planes!(), ")"
         );
     BROKEN_GLASS = "reduce reviews",
