@@ -302,9 +302,9 @@ statements! {
     CLEAR = "look for values in clear", "SELECT 1 AS clear FROM trail_values_clear LIMIT 1";
     CLEAR_VALUES = "read values in clear",
         "SELECT v.event_id, v.field, v.value, v.salt, t.tenant_id, t.body FROM trail_values_clear v JOIN trail t ON t.event_id = v.event_id
-         ORDER BY v.event_id, v.field LIMIT CAST($1 AS INTEGER)",
+         WHERE v.event_id >= $2 ORDER BY v.event_id, v.field LIMIT CAST($1 AS INTEGER)",
         "SELECT v.event_id, v.field, v.value, v.salt, t.tenant_id, t.body FROM trail_values_clear v JOIN trail t ON t.event_id = v.event_id
-         ORDER BY v.event_id, v.field LIMIT $1";
+         WHERE v.event_id >= $2 ORDER BY v.event_id, v.field LIMIT $1";
 
     // Rows that are closed, without their people. What is open still needs them.
     OFFBOARDINGS = "reduce offboardings",
@@ -541,9 +541,10 @@ impl Tx {
         Ok(self.sql(&CLEAR).optional().await?.is_some())
     }
 
-    /// Seals a batch of what stands in clear; answers how many values those were.
-    async fn seal_clear(&mut self) -> Result<usize, Fault> {
-        let rows = self.sql(&CLEAR_VALUES).bind(BATCH).all().await?;
+    /// Seals a batch of what stands in clear, from an entry on: what was deleted before it is not looked through again. Answers where it
+    /// ended; `None` where there was nothing.
+    async fn seal_clear(&mut self, from: Uuid) -> Result<Option<Uuid>, Fault> {
+        let rows = self.sql(&CLEAR_VALUES).bind(BATCH).bind(from).all().await?;
         let (mut sealed, mut gone) = (Vec::new(), Vec::new());
         for row in &rows {
             let cells = Cells::new(row, "trail_values_clear", "event_id");
@@ -569,11 +570,12 @@ impl Tx {
             });
             gone.push((event_id, field));
         }
+        let last = gone.last().map(|(event_id, _)| *event_id);
         let mut script = Script::default();
         script.add(&VALUES, sealed, ValueRow::bind);
         script.add(&UNCOVER, gone, |query, (event_id, field): (Uuid, String)| query.bind(event_id).bind(field));
         self.run(script).await?;
-        Ok(rows.len())
+        Ok(last)
     }
 }
 
@@ -586,14 +588,11 @@ impl Ledger {
     /// Seals what an earlier version wrote in clear, batch by batch, and scrubs the file if there was anything. If we die in it, the next
     /// `lethe migrate` goes on; what was overwritten until then, `secure_delete` has seen to.
     pub(crate) async fn seal_all(&self) -> Result<(), Fault> {
-        let mut sealed = 0;
-        loop {
-            match self.transact(async |tx: &mut Tx| tx.seal_clear().await).await?.into_inner() {
-                0 => break,
-                batch => sealed += batch,
-            }
+        let mut from = Uuid::nil();
+        while let Some(last) = self.transact(async |tx: &mut Tx| tx.seal_clear(from).await).await?.into_inner() {
+            from = last;
         }
-        if sealed > 0 && !self.scrub().await? {
+        if !from.is_nil() && self.path().is_some() && !self.scrub().await? {
             tracing::warn!("somebody reads the ledger: what stood in clear leaves its file with the next purge or erasure");
         }
         Ok(())
