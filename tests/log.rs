@@ -156,7 +156,8 @@ async fn who_seals_at_once_seals_one_log() {
                 let append = async |tx: &mut Tx| {
                     let actor = Actor::system("writer");
                     for _ in 0..3 {
-                        tx.append(Entry::new(Chain::Tenant(tenant), Some(tenant), EventType::StatusChanged, &actor, "test")).await?;
+                        tx.append(Entry::new(Chain::Tenant(tenant), Some(tenant), EventType::StatusChanged, &actor, "test"))
+                            .await?;
                     }
                     Ok::<_, Fault>(())
                 };
@@ -251,7 +252,8 @@ async fn a_key_is_replaced_while_everybody_still_knows_the_one_before() {
         std::fs::read_to_string(log.path("published/checkpoint")).unwrap()
     };
     let old = grow(&world, "one").await;
-    let too_early = world.refused("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "no"})).await;
+    let too_early =
+        world.refused("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "no"})).await;
     assert!(too_early.message.contains("only key"), "{}", too_early.message);
     let world = world.reopened(&log.config("second", &["first"])).await;
     let both = grow(&world, "two").await;
@@ -265,7 +267,8 @@ async fn a_key_is_replaced_while_everybody_still_knows_the_one_before() {
     };
     assert_eq!([of(&old), of(&both), of(&still_there), of(&new)], [(true, false), (true, true), (false, true), (false, true)]);
     assert_eq!(world.number("SELECT count(*) FROM log_keys").await, 2);
-    let unknown = world.code("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "again"})).await;
+    let unknown =
+        world.code("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "again"})).await;
     assert_eq!(unknown, "LOG_KEY_UNKNOWN");
 
     // Whoever kept a checkpoint under the first key is led to the newest one.
@@ -286,7 +289,8 @@ async fn a_key_is_replaced_while_everybody_still_knows_the_one_before() {
     assert_eq!(adopted["retired"], json!([second.to_string()]));
     let newest = grow(&world, "five").await;
     assert!(Checkpoint::verified(&newest, &[log.public("third")]).is_ok());
-    let entry = world.texts("SELECT body FROM trail WHERE event_type = 'LOG_KEY_ADDED' ORDER BY place DESC LIMIT 1").await.remove(0);
+    let entry =
+        world.texts("SELECT body FROM trail WHERE event_type = 'LOG_KEY_ADDED' ORDER BY place DESC LIMIT 1").await.remove(0);
     assert!(entry.contains("adopted_without"), "{entry}");
     verified(&world).await;
 }
@@ -320,7 +324,8 @@ async fn what_is_published_is_compared_and_a_fork_stops_the_log() {
     let key = SigningKey::read(&std::fs::read_to_string(log.path("first")).unwrap()).unwrap();
     let forked = Checkpoint { origin: NAME.into(), size, root: [7; 32] }.signed([&key]);
     let ahead = Checkpoint { origin: NAME.into(), size: size + 5, root: [7; 32] }.signed([&key]);
-    let stranger = Checkpoint { origin: NAME.into(), size, root: [7; 32] }.signed([&SigningKey::from_seed(NAME, &[8; 32]).unwrap()]);
+    let stranger =
+        Checkpoint { origin: NAME.into(), size, root: [7; 32] }.signed([&SigningKey::from_seed(NAME, &[8; 32]).unwrap()]);
     let changed = |path: &str| {
         let mut bytes = std::fs::read(published(path)).unwrap();
         bytes[40] ^= 1;
@@ -423,7 +428,18 @@ async fn killed_while_it_seals_or_publishes_it_goes_on_with_the_same_log() {
         let log = Log::new();
         let installed = Installed::with_plane(5, &log.config("first", &[])).await;
         let neighbour = knowledge::digest(&installed.path("knowledge.db"), "p2").await;
-        installed.done(&["offboard", "acme/handbook", "--ground", "internal", "--reason", "done", "--grace", "0s", "--retention", "0s"]);
+        installed.done(&[
+            "offboard",
+            "acme/handbook",
+            "--ground",
+            "internal",
+            "--reason",
+            "done",
+            "--grace",
+            "0s",
+            "--retention",
+            "0s",
+        ]);
         assert!(installed.work_until_crash(&format!("{}#{nth}", point.as_str())), "{point:?}");
         assert_eq!(installed.done(&["audit", "verify", "--unpublished"])["audit"], "verified", "{point:?}");
         installed.outlive_leases();
@@ -437,7 +453,11 @@ async fn killed_while_it_seals_or_publishes_it_goes_on_with_the_same_log() {
         let leaves = log.leaves(&["first"]);
         in_order(&leaves);
         let shown = installed.done(&["log", "show"]);
-        assert_eq!((&shown["size"], &shown["published_size"]), (&json!(leaves.len()), &json!(leaves.len())), "{point:?}: {shown}");
+        assert_eq!(
+            (&shown["size"], &shown["published_size"]),
+            (&json!(leaves.len()), &json!(leaves.len())),
+            "{point:?}: {shown}"
+        );
         let verified = installed.done(&["audit", "verify"]);
         assert_eq!((&verified["audit"], &verified["log"]["leaves"]), (&json!("verified"), &json!(leaves.len())), "{point:?}");
     }

@@ -27,6 +27,7 @@ mod many;
 mod notices;
 mod offboardings;
 mod parties;
+mod personal;
 mod planes;
 mod postgres;
 #[cfg(feature = "testing")]
@@ -61,6 +62,7 @@ pub use log::{CheckpointRow, LeafOf, LogFault, LogKey, LogState, LogVerified, Pr
 pub use notices::{NewNotice, Notice, NoticeEnd, NoticeFilter, NoticeKind, NoticeStatus};
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
+pub use personal::{ErasedPersonal, Gone, PersonalKey};
 pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
 pub use probes::{NewProbe, Probe, ProbeAnswer, ProbeCause, ProbeFilter, ProbeScope, ProbeStatus};
 pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};

@@ -7,7 +7,7 @@ use crate::{
     db::Tx,
     deadlines, decisions, dependents, findings, idempotency, locks, log,
     many::Many,
-    notices, offboardings, parties, planes, probes, queue, release,
+    notices, offboardings, parties, personal, planes, probes, queue, release,
     sql::{Inner, Sql},
     suspensions, trail, verify, witness,
 };
@@ -29,6 +29,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     notices::STATEMENTS,
     offboardings::STATEMENTS,
     parties::STATEMENTS,
+    personal::STATEMENTS,
     planes::STATEMENTS,
     probes::STATEMENTS,
     queue::STATEMENTS,
@@ -38,8 +39,16 @@ static STATEMENTS: &[&[&Sql]] = &[
     verify::STATEMENTS,
     witness::STATEMENTS,
 ];
-static BATCHES: &[&[&Many]] =
-    &[archives::BATCHES, locks::BATCHES, log::BATCHES, offboardings::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
+static BATCHES: &[&[&Many]] = &[
+    archives::BATCHES,
+    locks::BATCHES,
+    log::BATCHES,
+    offboardings::BATCHES,
+    personal::BATCHES,
+    planes::BATCHES,
+    queue::BATCHES,
+    trail::BATCHES,
+];
 
 impl Tx {
     /// Prepares every statement; answers how many there are, and what the database says against some.

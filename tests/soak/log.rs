@@ -205,7 +205,8 @@ pub async fn verify(options: &Options) -> Json {
             let size = tx.log().await?.size;
             for start in (0..size).step_by(4_000) {
                 for leaf in tx.leaves(start, (start + 4_000).min(size)).await? {
-                    let fields = [&leaf.chain, &leaf.sequence_no.to_string(), &leaf.tenant_id, &leaf.previous, &leaf.hash, &leaf.body];
+                    let fields =
+                        [&leaf.chain, &leaf.sequence_no.to_string(), &leaf.tenant_id, &leaf.previous, &leaf.hash, &leaf.body];
                     text += &(fields.map(String::as_str).join("\t") + "\n");
                 }
             }
@@ -215,7 +216,8 @@ pub async fn verify(options: &Options) -> Json {
         .await
         .expect("export");
     let began = Instant::now();
-    let verified = lethe_verify::export::verify(BufReader::with_capacity(1 << 20, export.as_bytes()), &[public]).expect("it verifies");
+    let verified =
+        lethe_verify::export::verify(BufReader::with_capacity(1 << 20, export.as_bytes()), &[public]).expect("it verifies");
     let by_core = verified.entries as f64 / began.elapsed().as_secs_f64();
     assert_eq!(verified.entries, trail.entries);
     json!({

@@ -139,7 +139,11 @@ fn entry(line: &[u8], chains: &mut HashMap<Vec<u8>, End>, tenants: &mut HashMap<
     let end = chains.get_mut(chain).expect("put in above");
     let sequence_no = std::str::from_utf8(number).ok().and_then(|number| number.parse::<u64>().ok());
     if sequence_no != Some(end.next) {
-        return Err(format!("it is number {}, and number {} of its chain comes next: one is missing, or they were reordered", text(number), end.next));
+        return Err(format!(
+            "it is number {}, and number {} of its chain comes next: one is missing, or they were reordered",
+            text(number),
+            end.next
+        ));
     }
     if previous != end.hash.as_bytes() {
         return Err("it does not follow the entry before it".into());
@@ -153,7 +157,11 @@ fn entry(line: &[u8], chains: &mut HashMap<Vec<u8>, End>, tenants: &mut HashMap<
         return Err("its hash does not fit its body".into());
     }
     // The body's members are sorted: before `chain` and behind `sequence_no` stands nothing that could hold other members.
-    let of_body = (between(body, b",\"chain\":\"", false, b'"'), between(body, b",\"sequence_no\":", true, b','), between(body, b",\"tenant_id\":\"", true, b'"'));
+    let of_body = (
+        between(body, b",\"chain\":\"", false, b'"'),
+        between(body, b",\"sequence_no\":", true, b','),
+        between(body, b",\"tenant_id\":\"", true, b'"'),
+    );
     if of_body != (Some(chain), Some(number), Some(tenant)) {
         return Err("its chain, number or tenant is not that of its body".into());
     }
@@ -203,7 +211,13 @@ mod tests {
         let verified = verify(good.as_bytes(), &keys).unwrap();
         assert_eq!((verified.entries, verified.chains, verified.key), (20, 2, key.public()));
         type Change = Box<dyn Fn(usize, &mut Vec<String>)>;
-        let at = |place: usize, change: fn(&mut Vec<String>)| -> Change { Box::new(move |index, fields| if index == place { change(fields) }) };
+        let at = |place: usize, change: fn(&mut Vec<String>)| -> Change {
+            Box::new(move |index, fields| {
+                if index == place {
+                    change(fields)
+                }
+            })
+        };
         for (change, named) in [
             (at(6, |fields| fields[5] = fields[5].replace("now", "then")), "does not fit its body"),
             (at(6, |fields| fields[4] = fields[3].clone()), "does not fit its body"),

@@ -191,6 +191,9 @@ pub(crate) enum Command {
     /// The log in which the trail is sealed, and the keys that sign it
     #[command(subcommand)]
     Log(LogCommand),
+    /// Personal values: who did what and why, as the trail and closed rows name it
+    #[command(subcommand)]
+    Personal(PersonalCommand),
     /// The ledger itself: check it, copy it, release it from suspicion
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -857,6 +860,9 @@ pub(crate) enum AuditCommand {
         /// Single entries, by the numbers of their leaves
         #[arg(long = "leaf", value_name = "N", conflicts_with_all = ["plane", "tenant"])]
         leaves: Vec<u64>,
+        /// With the actors and reasons that have not been erased; whoever has the file has them
+        #[arg(long)]
+        values: bool,
         /// Where to
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
@@ -950,6 +956,33 @@ pub(crate) enum KeysCommand {
         /// Why, for the record
         #[arg(long)]
         reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PersonalCommand {
+    /// Show the keys under which values are sealed, how many each seals, and when they are erased or were
+    Show {
+        /// Of this tenant only
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Erase names and reasons for good: of one tenant, or of what concerns none
+    ///
+    /// Destroys the key under which the trail's values are sealed, and reduces what is closed. Every proof still verifies.
+    Erase {
+        /// Whose
+        #[arg(long, required_unless_present = "system")]
+        tenant: Option<String>,
+        /// Those of what concerns no tenant: operators
+        #[arg(long, conflicts_with = "tenant")]
+        system: bool,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+        /// Do not ask for confirmation on a terminal
+        #[arg(long)]
+        yes: bool,
     },
 }
 

@@ -10,9 +10,9 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
-        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand, PlaneCommand,
-        PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand,
-        UsageCommand, WaitArgs,
+        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand, PersonalCommand,
+        PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
+        TokenCommand, UsageCommand, WaitArgs,
     },
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -227,11 +227,11 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 let new = new.as_deref().map(size_or_text).transpose()?;
                 planned("governance.audit.consistency", with(json!({"old": size_or_text(&old)?}), given(&[("new", &new)])))
             }
-            AuditCommand::Bundle { plane, tenant, leaves, to } => Planned {
+            AuditCommand::Bundle { plane, tenant, leaves, values, to } => Planned {
                 document_to: Some(to),
                 ..planned(
                     "governance.audit.bundle",
-                    with(json!({"leaves": leaves}), given(&[("plane", &plane), ("tenant", &tenant)])),
+                    with(json!({"leaves": leaves, "values": values}), given(&[("plane", &plane), ("tenant", &tenant)])),
                 )
             },
             AuditCommand::Export { plane, tenant, to } => Planned {
@@ -263,6 +263,14 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             LogCommand::RetireKey { key, reason } => planned("governance.log.retire_key", json!({"key": key, "reason": reason})),
             LogCommand::AdoptKey { reason } => planned("governance.log.adopt_key", json!({"reason": reason})),
             LogCommand::InitKey { .. } => return Err(no_call()),
+        },
+        Command::Personal(command) => match command {
+            PersonalCommand::Show { tenant } => planned("governance.personal.show", Json::Object(given(&[("tenant", &tenant)]))),
+            PersonalCommand::Erase { tenant, system, reason, yes } => {
+                let confirm = tenant.clone().or(Some("system".into()));
+                let arguments = with(json!({"system": system, "reason": reason}), given(&[("tenant", &tenant)]));
+                Planned { confirm, yes, ..planned("governance.personal.erase", arguments) }
+            }
         },
         Command::Ledger(command) => match command {
             LedgerCommand::Check => planned("governance.ledger.check", json!({})),

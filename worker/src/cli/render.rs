@@ -152,6 +152,17 @@ const TABLES: &[(&str, Columns)] = &[
     ),
     ("log_keys", &[("KEY", "vkey"), ("SINCE", "added_at"), ("FROM LEAF", "from_size"), ("RETIRED", "retired_at")]),
     ("without_master_key", &[("MASTER KEY THAT IS NOT AT HAND", "master_key_id"), ("KEYS", "keys"), ("SINCE", "oldest_at")]),
+    (
+        "personal_keys",
+        &[
+            ("KEY ID", "key_id"),
+            ("TENANT", "tenant"),
+            ("VALUES", "values"),
+            ("SINCE", "created_at"),
+            ("DUE", "due_at"),
+            ("DESTROYED", "destroyed_at"),
+        ],
+    ),
     ("restored", &[("FROM STORE", "store"), ("FROM TABLE", "resource"), ("TABLE", "table"), ("ROWS", "rows")]),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
     ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),

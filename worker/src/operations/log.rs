@@ -77,11 +77,13 @@ pub(super) async fn write_export(app: &App, call: &Call) -> Outcome {
     operator(call)?;
     let Export { to } = arguments(call)?;
     app.manager.seal().await?;
-    let unwritable = |error: std::io::Error| {
-        Refusal::new(Code::InvalidArgument, format!("write {}: {error}", to.display()))
-    };
+    let unwritable = |error: std::io::Error| Refusal::new(Code::InvalidArgument, format!("write {}: {error}", to.display()));
     if to.exists() {
-        return Err(Refusal::new(Code::InvalidArgument, format!("{} is there already: name a file that does not exist yet", to.display())).into());
+        return Err(Refusal::new(
+            Code::InvalidArgument,
+            format!("{} is there already: name a file that does not exist yet", to.display()),
+        )
+        .into());
     }
     let beside = to.with_added_extension("writing");
     let mut file = BufWriter::new(File::create(&beside).map_err(unwritable)?);

@@ -25,6 +25,7 @@ mod lookup;
 mod notices;
 mod offboardings;
 mod parties;
+mod personal;
 mod plan;
 mod planes;
 mod policies;
@@ -192,6 +193,8 @@ operations! {
     "knowledge.archive.key" write HUMANS TakeKey keys::take, after keys::unwrap;
     "governance.keys.show" read ANYBODY Read keys::show, after keys::read_master_keys;
     "governance.keys.rewrap" write HUMANS ManageKeys keys::rewrap, after keys::wrap_anew;
+    "governance.personal.erase" write HUMANS ErasePersonal personal::erase;
+    "governance.personal.show" read ANYBODY Read personal::show;
     "governance.ledger.check" read ANYBODY Read ledger::check, after ledger::marks;
     "governance.ledger.backup" read ANYBODY Read archives::answer, after ledger::backup;
     "governance.ledger.reconcile" write HUMANS Recover ledger::reconcile, after ledger::probe_again;

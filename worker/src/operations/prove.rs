@@ -51,6 +51,12 @@ fn entry(leaf: &LeafOf, proof: Option<&[Hash]>) -> Json {
     entry
 }
 
+/// The personal values of an entry that still exist, with the salts by which its commitments are recomputed.
+async fn values(tx: &mut Tx, leaf: &LeafOf) -> Result<Json, Stop> {
+    let opened = tx.opened_values_of(leaf.event_id).await?;
+    Ok(opened.into_iter().map(|(_, field, value, salt)| (field, json!({"value": value, "salt": salt}))).collect())
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Prove {
@@ -145,6 +151,9 @@ struct Bundle {
     /// Single entries, by their leaves.
     #[serde(default)]
     leaves: Vec<u64>,
+    /// Whether the personal values that still exist go along, with what proves them.
+    #[serde(default)]
+    values: bool,
     /// What was asked, for the reader.
     #[serde(default)]
     question: Json,
@@ -190,12 +199,17 @@ pub(super) async fn bundle(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json
     let scanned = complete.is_some().then_some(from);
     let mut written = Vec::with_capacity(entries.len());
     for leaf in entries {
-        if scanned.is_some_and(|from| leaf.leaf_index >= from) {
-            written.push(entry(&leaf, None));
-            continue;
+        let values = if args.values { values(tx, &leaf).await? } else { json!({}) };
+        let mut one = if scanned.is_some_and(|from| leaf.leaf_index >= from) {
+            entry(&leaf, None)
+        } else {
+            let proved = tx.prove(vec![leaf], size, &checkpoint.root).await?;
+            entry(&proved[0].leaf, Some(&proved[0].proof))
+        };
+        if values != json!({}) {
+            one["values"] = values;
         }
-        let proved = tx.prove(vec![leaf], size, &checkpoint.root).await?;
-        written.push(entry(&proved[0].leaf, Some(&proved[0].proof)));
+        written.push(one);
     }
     let mut question = args.question;
     if question.is_null() {
