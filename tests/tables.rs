@@ -137,17 +137,16 @@ async fn no_column_of_the_trail_or_its_log_is_changed_unseen() {
             if table.of_the_moment.contains(&column.as_str()) {
                 continue;
             }
-            let change = format!("UPDATE {} SET {column} = {} WHERE {}", table.name, other(table.name, &column, &kind), table.row);
+            let other = match (table.name, column.as_str()) {
+                // These grow: that is what they are for. They never shrink, and verifying finds one that grew by itself.
+                ("log", "size") | ("chains", "next_sequence") => format!("{column} - 1"),
+                _ => other(table.name, &column, &kind),
+            };
+            let change = format!("UPDATE {} SET {column} = {other} WHERE {}", table.name, table.row);
             let said = match &mut app {
                 Some(app) => app.execute(AssertSqlSafe(change.clone())).await.map(drop).map_err(|error| error.to_string()),
                 None => world.try_sql(&format!("PRAGMA foreign_keys = OFF; {change}")).await,
             };
-            // The log's size can grow: that is what it is for; verifying finds one that grew by itself.
-            if table.name == "log" && column == "size" {
-                let back = "UPDATE log SET size = size - 100000";
-                assert!(said.is_err() || world.try_sql(back).await.is_err(), "{change}: it never shrinks");
-                continue;
-            }
             assert!(said.is_err(), "{change}: the program could");
         }
         let deleted = format!("DELETE FROM {} WHERE {}", table.name, table.row);

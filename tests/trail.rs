@@ -126,7 +126,7 @@ async fn entries_hold_no_name_no_reason_and_no_content_and_stay_verifiable_witho
 
     let before = world.call("user:auditor", "governance.audit.verify", json!({})).await;
     assert!(before["commitments"].as_u64().unwrap() > 20, "{before}");
-    world.sql("UPDATE personal_keys SET key = NULL, destroyed_at = created_at; DELETE FROM trail_values").await;
+    world.sql("UPDATE personal_keys SET key = NULL, destroyed_at = (SELECT max(at) FROM trail); DELETE FROM trail_values").await;
     let after = world.call("user:auditor", "governance.audit.verify", json!({})).await;
     assert_eq!((&after["audit"], &after["entries"]), (&json!("verified"), &before["entries"]));
     assert_eq!((&after["commitments"], &after["destroyed"]), (&json!(0), &before["commitments"]));
