@@ -624,7 +624,8 @@ impl Tx {
     }
 }
 
-fn entry(row: &Row) -> Result<TrailEntry, Fault> {
+/// A row of the trail with its values.
+pub(crate) fn entry(row: &Row) -> Result<TrailEntry, Fault> {
     let cells = Cells::new(row, "trail", "event_id");
     Ok(TrailEntry {
         body: cells.json("body")?.unwrap_or_default(),
