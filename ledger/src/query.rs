@@ -287,7 +287,8 @@ impl Tx {
                 }
                 if page.rows.len() == limit {
                     // Somebody may go on to find that there is nothing more; nobody is told so by mistake.
-                    page.next = (stretch.seen.is_some() || stretch.fitting.last().is_some_and(|last| last.0 != index)).then_some(index);
+                    page.next =
+                        (stretch.seen.is_some() || stretch.fitting.last().is_some_and(|last| last.0 != index)).then_some(index);
                     return Ok(page);
                 }
             }
@@ -296,7 +297,11 @@ impl Tx {
                 page.next = Some(seen);
                 return Ok(page);
             }
-            if query.newest { last = seen - 1 } else { first = seen + 1 }
+            if query.newest {
+                last = seen - 1
+            } else {
+                first = seen + 1
+            }
             chunk = (chunk * 4).min(LOOK_MOST);
         }
     }
@@ -344,7 +349,13 @@ impl Tx {
             let stretch = self.look(driver, query, actor, between, most).await?;
             let farther = |best: &Stretch| match (stretch.seen, best.seen) {
                 (None, best) => best.is_some() || stretch.looked == 0,
-                (Some(seen), Some(best)) => if query.newest { seen < best } else { seen > best },
+                (Some(seen), Some(best)) => {
+                    if query.newest {
+                        seen < best
+                    } else {
+                        seen > best
+                    }
+                }
                 (Some(_), None) => false,
             };
             if best.as_ref().is_none_or(|(_, best)| farther(best)) {
@@ -506,7 +517,8 @@ impl Tx {
             };
             let lines = match &mut self.inner {
                 crate::sql::Inner::Sqlite(tx) => {
-                    let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.sqlite))).fetch_all(&mut **tx).await;
+                    let rows =
+                        sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.sqlite))).fetch_all(&mut **tx).await;
                     rows.map_err(failed)?.iter().map(|row| row.get::<String, _>("detail")).collect()
                 }
                 crate::sql::Inner::Postgres { tx, .. } => {

@@ -29,9 +29,12 @@ mod planes;
 mod policies;
 mod preview;
 mod probes;
+mod purges;
+mod query;
 mod rebuild;
 mod restore;
 mod status;
+mod tell;
 
 pub use dispatch::{Answer, App, Call, DispatchRecord};
 
@@ -196,6 +199,11 @@ operations! {
     "governance.clock.confirm" write HUMANS Recover ledger::confirm_clock;
     "governance.audit.list" read ANYBODY Read audit::list;
     "governance.audit.verify" read ANYBODY Read audit::verify;
+    "governance.audit.query" read ANYBODY Read query::query, after query::prepare;
+    "governance.audit.approvals" read ANYBODY Read query::approvals, after query::prepare;
+    "governance.audit.refusals" read ANYBODY Read query::refusals, after query::prepare;
+    "governance.audit.about" read ANYBODY Read query::about, after query::prepare;
+    "governance.audit.purges" read ANYBODY Read query::purges, after query::prepare;
     "governance.audit.export" read ANYBODY Read audit::export;
 }
 
