@@ -44,6 +44,7 @@ mod pgvector;
 mod policies;
 mod power;
 mod protocol;
+mod queries;
 mod queue;
 mod refusals;
 mod restore;

@@ -33,6 +33,7 @@ mod path;
 mod pause;
 mod policies;
 mod postgres;
+mod queries;
 mod queue;
 mod refusals;
 mod restore;

@@ -22,6 +22,7 @@ mod large_plane;
 mod median;
 mod planes;
 mod power;
+mod queries;
 mod steps;
 mod tenants;
 mod waiting;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const SOAKS: [&str; 6] = ["cluster", "kills", "large_plane", "power", "tenants", "waiting"];
+const SOAKS: [&str; 7] = ["cluster", "kills", "large_plane", "power", "queries", "tenants", "waiting"];
 
 const BENCHES: [&str; 6] = ["claim_scale", "idle_step", "wal_per_offboarding", "archive", "purge_partition", "neighbours"];
 
@@ -100,6 +101,7 @@ async fn run(name: &str, options: Options) -> Json {
         "kills" => kills::soak(&options).await,
         "large_plane" => large_plane::soak(&options).await,
         "power" => power::soak(&options).await,
+        "queries" => queries::soak(&options).await,
         "tenants" => tenants::soak(&options).await,
         "waiting" => waiting::soak(&options).await,
         "claim_scale" => waiting::on_postgres(&options).await,
