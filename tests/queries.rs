@@ -70,7 +70,9 @@ fn outcome(entry: &Json) -> &str {
 fn says(value: &Json, needle: &str) -> bool {
     match value {
         Json::Array(values) => values.iter().any(|value| says(value, needle)),
-        Json::Object(fields) => fields.iter().any(|(name, value)| !["hash", "previous"].contains(&name.as_str()) && says(value, needle)),
+        Json::Object(fields) => {
+            fields.iter().any(|(name, value)| !["hash", "previous"].contains(&name.as_str()) && says(value, needle))
+        }
         Json::String(text) => text.to_lowercase().contains(&needle.to_lowercase()),
         Json::Number(number) => number.to_string().contains(needle),
         _ => false,
@@ -84,10 +86,12 @@ fn fits(entry: &Json, asked: &Json) -> bool {
         asked.get(argument).is_none_or(|wanted| wanted.as_array().expect("a list").iter().any(|one| one == value))
     };
     let at: DateTime<Utc> = entry["at"].as_str().expect("at").parse().expect("an instant");
-    let when = |argument: &str| asked.get(argument).map(|at| at.as_str().expect("text").parse::<DateTime<Utc>>().expect("an instant"));
+    let when =
+        |argument: &str| asked.get(argument).map(|at| at.as_str().expect("text").parse::<DateTime<Utc>>().expect("an instant"));
     let gate = &entry["gate"]["policy_revision"];
     let policy = if gate.is_null() { &entry["evidence"]["policy_revision"] } else { gate };
-    let actor = format!("{}:{}", entry["actor_type"].as_str().expect("a kind"), entry["values"]["actor_id"].as_str().expect("a name"));
+    let actor =
+        format!("{}:{}", entry["actor_type"].as_str().expect("a kind"), entry["values"]["actor_id"].as_str().expect("a name"));
     equal("tenant", &entry["tenant_id"])
         && equal("plane", &entry["plane_id"])
         && equal("offboarding", &entry["offboarding_id"])
@@ -245,7 +249,9 @@ async fn somebody_confined_to_a_tenant_is_told_of_nothing_else() {
             assert_eq!(entry["tenant_id"], *globex, "{asked}: {entry}");
         }
     }
-    for asked in [json!({"plane": plane}), json!({"plane": "acme/handbook"}), json!({"tenant": "acme"}), json!({"tenant": "__system__"})] {
+    for asked in
+        [json!({"plane": plane}), json!({"plane": "acme/handbook"}), json!({"tenant": "acme"}), json!({"tenant": "__system__"})]
+    {
         assert!(matches!(ask(QUERY, asked.clone()).await, Answer::Refused(_)), "{asked}");
     }
     assert!(matches!(ask("governance.audit.about", json!({"plane": plane})).await, Answer::Refused(_)));
@@ -331,7 +337,8 @@ async fn a_purge_whose_steps_are_missing_is_found() {
     let found = world.call("user:auditor", "governance.audit.purges", json!({"from": "2026-01-01", "faults": true})).await;
     assert_eq!((&found["purged"], &found["with_faults"]), (&json!(2), &json!(1)), "{found:#}");
     let faults = found["purges"][0]["faults"].as_array().expect("faults");
-    let said: Vec<_> = faults.iter().map(|one| format!("{} {}", one["step"].as_str().unwrap(), one["fault"].as_str().unwrap())).collect();
+    let said: Vec<_> =
+        faults.iter().map(|one| format!("{} {}", one["step"].as_str().unwrap(), one["fault"].as_str().unwrap())).collect();
     for wanted in ["request", "deregister", "verify", "deactivate", "export", "evict", "approval", "purge"] {
         assert!(said.contains(&format!("{wanted} MISSING")), "{wanted}: {said:?}");
     }

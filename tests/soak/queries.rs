@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lethe_ledger::{Fault, Ledger, OpenOptions, Tx};
+use lethe_ledger::{Ledger, OpenOptions, Tx};
 use lethe_stages::StageRegistry;
 use lethe_worker::{
     clock::{ManualClock, SeededEntropy},

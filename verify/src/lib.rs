@@ -3,6 +3,7 @@
 //! The rule: no database, no network, no clock, none of Lethe's other crates. What is written here in the field's own formats can be
 //! checked by other programs too: the Merkle tree of RFC 6962, C2SP tlog-tiles, signed-note and tlog-checkpoint, DSSE and in-toto.
 
+pub mod export;
 pub mod leaf;
 pub mod merkle;
 pub mod note;
