@@ -109,6 +109,14 @@ fn fits(entry: &Json, asked: &Json) -> bool {
 async fn pages(world: &World, mut asked: Json, limit: u64) -> Vec<i64> {
     let mut leaves = Vec::new();
     asked["limit"] = json!(limit);
+    // What concerns no tenant is asked for otherwise.
+    if asked.get("tenant").is_some_and(|tenant| tenant == "__system__") {
+        asked.as_object_mut().expect("an object").remove("tenant");
+        asked["system"] = json!(true);
+        if asked.get("plane").is_some() {
+            return Vec::new();
+        }
+    }
     for _ in 0..10_000 {
         let page = world.call("user:auditor", QUERY, asked.clone()).await;
         assert_eq!(page["unsealed"], 0, "{page}");
@@ -309,7 +317,7 @@ async fn auditors_questions_have_answers() {
     assert_eq!(story.last(), Some(&"it went from ARCHIVED to PURGED"));
 
     let purges = world.call("user:auditor", "governance.audit.purges", json!({"quarter": "2026Q1"})).await;
-    assert_eq!((&purges["purged"], &purges["with_faults"]), (&json!(1), &json!(0)), "{purges:#}");
+    assert_eq!((&purges["found"], &purges["with_faults"]), (&json!(1), &json!(0)), "{purges:#}");
     let steps: Vec<_> = purges["purges"][0]["steps"].as_array().expect("steps").iter().map(|one| one["step"].clone()).collect();
     assert_eq!(steps[..8], ["request", "deregister", "verify", "deactivate", "export", "evict", "approval", "purge"]);
     let before = world.call("user:auditor", "governance.audit.purges", json!({"quarter": "2025Q4"})).await;
@@ -335,7 +343,7 @@ async fn a_purge_whose_steps_are_missing_is_found() {
     });
     by_hand.await.expect("append").into_inner();
     let found = world.call("user:auditor", "governance.audit.purges", json!({"from": "2026-01-01", "faults": true})).await;
-    assert_eq!((&found["purged"], &found["with_faults"]), (&json!(2), &json!(1)), "{found:#}");
+    assert_eq!((&found["found"], &found["with_faults"]), (&json!(2), &json!(1)), "{found:#}");
     let faults = found["purges"][0]["faults"].as_array().expect("faults");
     let said: Vec<_> =
         faults.iter().map(|one| format!("{} {}", one["step"].as_str().unwrap(), one["fault"].as_str().unwrap())).collect();
@@ -359,7 +367,7 @@ async fn no_question_walks_the_trail_or_its_leaves() {
             let backwards = format!("Index Scan Backward using {name}");
             assert!(text.contains(&index) || text.contains(&backwards), "{name}: {plan:#?}");
             // The leaves are found in their order: only what is shown of them is sorted.
-            assert_eq!(text.contains("Bitmap"), false, "{name}: {plan:#?}");
+            assert!(!text.contains("Bitmap"), "{name}: {plan:#?}");
         }
     }
 }

@@ -363,9 +363,10 @@ fn within(period: &PeriodArgs) -> Map<String, Json> {
     given(&[("from", &period.from), ("until", &period.until)])
 }
 
-fn question(args: QueryArgs) -> Planned {
+fn question(mut args: QueryArgs) -> Planned {
+    let system = args.tenant.take_if(|tenant| tenant == "__system__").is_some();
     let arguments = json!({
-        "event_types": args.actions, "outcomes": args.outcomes, "newest": args.newest, "after": args.after, "limit": args.limit,
+        "system": system, "event_types": args.actions, "outcomes": args.outcomes, "newest": args.newest, "after": args.after, "limit": args.limit,
     });
     let more = given(&[
         ("tenant", &args.tenant),

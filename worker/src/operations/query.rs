@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{
-    App, Call, Outcome, Stop, arguments, lookup,
+    App, Call, Outcome, Stop, arguments, lookup, operator,
     purges::{Seen, Story, judge},
     tell::sentence,
 };
@@ -39,6 +39,8 @@ fn invalid(message: String) -> Stop {
 #[serde(deny_unknown_fields, default)]
 struct Asked {
     tenant: Option<String>,
+    /// What concerns no tenant. Not a tenant's name: the policies are asked about what is named, and this is everybody's.
+    system: bool,
     plane: Option<String>,
     offboarding: Option<String>,
     approval: Option<String>,
@@ -82,12 +84,15 @@ async fn read(app: &App, tx: &mut Tx, call: &Call, asked: &Asked) -> Result<Trai
             .map(|text| text.parse::<Uuid>().map_err(|error| invalid(format!("{flag}: `{text}` is no id: {error}"))))
             .transpose()
     };
-    let tenant_id = match (&asked.tenant, &call.tenant) {
-        (Some(name), None) if name == SYSTEM => Some(SYSTEM.to_owned()),
-        (asked, own) => match asked.as_ref().or(own.as_ref()) {
-            Some(name) => Some(lookup::tenant(tx, call, name).await?.id.to_string()),
-            None => None,
-        },
+    if asked.system {
+        operator(call)?;
+        if asked.tenant.is_some() || asked.plane.is_some() {
+            return Err(invalid("what concerns no tenant is of none and about no plane".into()));
+        }
+    }
+    let tenant_id = match asked.tenant.as_ref().or(call.tenant.as_ref()) {
+        Some(name) => Some(lookup::tenant(tx, call, name).await?.id.to_string()),
+        None => asked.system.then(|| SYSTEM.to_owned()),
     };
     let plane_id = match &asked.plane {
         Some(plane) => Some(lookup::seen(tx, call, plane).await?.plane.id),
@@ -339,7 +344,7 @@ pub(super) async fn purges(app: &App, tx: &mut Tx, call: &Call, prepared: Json) 
         }));
     }
     let document =
-        json!({"from": query.from, "until": query.until, "purged": known.len(), "with_faults": faulty, "purges": purges});
+        json!({"from": query.from, "until": query.until, "found": known.len(), "with_faults": faulty, "purges": purges});
     Ok(answer(document, &prepared, &page))
 }
 
