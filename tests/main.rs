@@ -46,6 +46,7 @@ mod pgvector;
 mod policies;
 mod power;
 mod protocol;
+mod queries;
 mod queue;
 mod refusals;
 mod restore;

@@ -35,6 +35,7 @@ mod pause;
 mod personal;
 mod policies;
 mod postgres;
+mod queries;
 mod queue;
 mod refusals;
 mod restore;

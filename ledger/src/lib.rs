@@ -33,6 +33,7 @@ mod postgres;
 #[cfg(feature = "testing")]
 mod prepare;
 mod probes;
+mod query;
 mod queue;
 mod release;
 mod rows;
@@ -65,6 +66,7 @@ pub use parties::{NewStore, Store, Tenant, TenantStatus};
 pub use personal::{ErasedPersonal, Gone, PersonalKey};
 pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
 pub use probes::{NewProbe, Probe, ProbeAnswer, ProbeCause, ProbeFilter, ProbeScope, ProbeStatus};
+pub use query::{Found, PAGE_MAX, TrailOutcome, TrailPage, TrailQuery};
 pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};
 pub use release::{Approval, ApprovalStatus, Assurance, AwaitingPlace, Hold, HoldSubject, Listed, NewApproval, NewHold, Pause};
 pub use source::{Clock, Entropy, SinceBoot};

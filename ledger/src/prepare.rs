@@ -7,7 +7,7 @@ use crate::{
     db::Tx,
     deadlines, decisions, dependents, findings, idempotency, locks, log,
     many::Many,
-    notices, offboardings, parties, personal, planes, probes, queue, release,
+    notices, offboardings, parties, personal, planes, probes, query, queue, release,
     sql::{Inner, Sql},
     suspensions, trail, verify, witness,
 };
@@ -55,7 +55,7 @@ impl Tx {
     pub async fn prepare_all(&mut self) -> (usize, Vec<String>) {
         let on_sqlite = matches!(self.inner, Inner::Sqlite(_));
         let mut texts: Vec<(&str, String)> = Vec::new();
-        for sql in STATEMENTS.iter().chain(log::ALL).copied().flatten() {
+        for sql in STATEMENTS.iter().chain(log::ALL).chain(query::STATEMENTS).copied().flatten() {
             texts.push((sql.doing, if on_sqlite { sql.sqlite.into() } else { sql.postgres.into() }));
         }
         for many in BATCHES.iter().copied().flatten() {

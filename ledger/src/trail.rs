@@ -638,7 +638,8 @@ impl Tx {
     }
 }
 
-fn entry(row: &Row, opener: &mut Opener) -> Result<TrailEntry, Fault> {
+/// A row of the trail with its values.
+pub(crate) fn entry(row: &Row, opener: &mut Opener) -> Result<TrailEntry, Fault> {
     let cells = Cells::new(row, "trail", "event_id");
     let body: Json = cells.json("body")?.unwrap_or_default();
     let event_id = cells.id("event_id")?;

@@ -10,10 +10,12 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
-        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand, PersonalCommand,
-        PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
+        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand, PeriodArgs,
+        PersonalCommand, PlaneCommand, PolicyCommand, ProbeCommand, QueryArgs, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
+        TenantCommand,
         TokenCommand, UsageCommand, WaitArgs,
     },
+    query,
     sign::{self, Signing},
     wait::{Goal, Wait},
 };
@@ -33,6 +35,8 @@ pub(super) struct Planned {
     pub(super) sign: Option<Signing>,
     /// Where the entries of the answer are written instead of being printed.
     pub(super) write_to: Option<PathBuf>,
+    /// How the answer to a question is written.
+    pub(super) answer: Option<query::Out>,
     /// Where the answer is written instead of being printed.
     pub(super) document_to: Option<PathBuf>,
     /// The one text of the answer that is printed, as it is.
@@ -213,6 +217,22 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         Command::Pause { scope, reason } => planned("knowledge.control.pause", of_scope(scope, Some(reason))),
         Command::Resume { scope, reason } => planned("knowledge.control.resume", of_scope(scope, reason)),
         Command::Audit(command) => match command {
+            AuditCommand::Query(args) => question(*args),
+            AuditCommand::Approvals { plane, tenant, period, after, limit } => {
+                let of = given(&[("plane", &plane), ("tenant", &tenant)]);
+                planned("governance.audit.approvals", with(with(json!({"after": after, "limit": limit}), of), within(&period)))
+            }
+            AuditCommand::Refusals { plane, tenant, by, code, period, after, limit } => {
+                let of = given(&[("plane", &plane), ("tenant", &tenant), ("actor", &by), ("code", &code)]);
+                planned("governance.audit.refusals", with(with(json!({"after": after, "limit": limit}), of), within(&period)))
+            }
+            AuditCommand::About { plane, period } => {
+                planned("governance.audit.about", with(json!({"plane": plane}), within(&period)))
+            }
+            AuditCommand::Purges { tenant, quarter, period, faults, after } => {
+                let of = given(&[("tenant", &tenant), ("quarter", &quarter)]);
+                planned("governance.audit.purges", with(with(json!({"after": after, "faults": faults}), of), within(&period)))
+            }
             AuditCommand::List { plane, tenant, event_type, limit } => {
                 let arguments = given(&[("plane", &plane), ("tenant", &tenant), ("event_type", &event_type)]);
                 planned("governance.audit.list", with(json!({"limit": limit}), arguments))
@@ -346,6 +366,30 @@ fn request(args: RequestArgs) -> Result<Planned, CommandError> {
     }
     let wait = wait(args.wait, Goal::State(LifecycleState::PendingDeactivate))?;
     Ok(Planned { wait, ..planned("knowledge.offboarding.request", arguments) })
+}
+
+fn within(period: &PeriodArgs) -> Map<String, Json> {
+    given(&[("from", &period.from), ("until", &period.until)])
+}
+
+fn question(mut args: QueryArgs) -> Planned {
+    let system = args.tenant.take_if(|tenant| tenant == "__system__").is_some();
+    let arguments = json!({
+        "system": system, "event_types": args.actions, "outcomes": args.outcomes, "newest": args.newest, "after": args.after, "limit": args.limit,
+    });
+    let more = given(&[
+        ("tenant", &args.tenant),
+        ("plane", &args.plane),
+        ("offboarding", &args.offboarding),
+        ("approval", &args.approval),
+        ("actor", &args.by),
+        ("from", &args.from),
+        ("until", &args.until),
+        ("policy_revision", &args.policy_revision),
+        ("text", &args.text),
+    ]);
+    let answer = Some(query::Out { format: args.format, output: args.output, all: args.all });
+    Planned { answer, ..planned("governance.audit.query", with(arguments, more)) }
 }
 
 fn no_call() -> CommandError {

@@ -32,9 +32,12 @@ mod policies;
 mod preview;
 mod probes;
 mod prove;
+mod purges;
+mod query;
 mod rebuild;
 mod restore;
 mod status;
+mod tell;
 
 pub use dispatch::{Answer, App, Call, DispatchRecord};
 
@@ -209,6 +212,11 @@ operations! {
     "governance.audit.prove" read ANYBODY Read prove::prove, after log::seal_first;
     "governance.audit.consistency" read ANYBODY Read prove::consistency, after log::seal_first;
     "governance.audit.bundle" read ANYBODY Read prove::bundle, after log::seal_first;
+    "governance.audit.query" read ANYBODY Read query::query, after query::prepare;
+    "governance.audit.approvals" read ANYBODY Read query::approvals, after query::prepare;
+    "governance.audit.refusals" read ANYBODY Read query::refusals, after query::prepare;
+    "governance.audit.about" read ANYBODY Read query::about, after query::prepare;
+    "governance.audit.purges" read ANYBODY Read query::purges, after query::prepare;
     "governance.audit.export" read ANYBODY Read audit::export;
 }
 
