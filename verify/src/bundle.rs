@@ -92,7 +92,8 @@ impl Scan {
     fn verified(&self, checkpoint: &Checkpoint) -> Result<Scanned, Fault> {
         let fail = |why: &str| Fault::new("scan", why);
         let nodes = hashes(&self.frontier).ok_or_else(|| fail("its frontier is no list of hashes in base64"))?;
-        let mut tree = Frontier::of(self.from, nodes).ok_or_else(|| fail("its frontier has another number of hashes than it takes"))?;
+        let mut tree =
+            Frontier::of(self.from, nodes).ok_or_else(|| fail("its frontier has another number of hashes than it takes"))?;
         let bytes = BASE64_STANDARD.decode(&self.leaves).map_err(|_| fail("its leaves are no base64"))?;
         let (chunks, rest) = bytes.as_chunks::<LENGTH>();
         if !rest.is_empty() {
@@ -131,7 +132,9 @@ impl Bundle {
             let proved = entry.included(&checkpoint)?;
             match scanned.as_ref().and_then(|scan| scan.at(entry.leaf_index)) {
                 Some(found) if *found != leaf => return Err(Fault::new(entry.name(), "the scan has another leaf there")),
-                None if !proved => return Err(Fault::new(entry.name(), "nothing shows that it is in the log: no proof, and no scan covers it")),
+                None if !proved => {
+                    return Err(Fault::new(entry.name(), "nothing shows that it is in the log: no proof, and no scan covers it"));
+                }
                 _ => {}
             }
             if bodies.insert(entry.leaf_index, body).is_some() {
@@ -154,7 +157,9 @@ impl Bundle {
         if self.complete.iter().flatten().next().is_none() {
             trusted.push("that no entry is left out: this bundle does not say so".into());
         } else {
-            trusted.push("that the log holds a chain's entries in their order: `lethe-verify log` checks it over the whole log".into());
+            trusted.push(
+                "that the log holds a chain's entries in their order: `lethe-verify log` checks it over the whole log".into(),
+            );
         }
         Ok(Verified { verified, trusted })
     }

@@ -67,7 +67,9 @@ mod tests {
     fn only_what_is_canonical_is_read() {
         let value = read(r#"{"a":[1,-2,null,true],"b":{"é":"\n\u001f\""}}"#).unwrap();
         assert_eq!(value["a"][1], -2);
-        for other in [r#"{"b":1,"a":2}"#, r#"{"a":1,"a":1}"#, r#"{"a": 1}"#, "[1.0]", "[1e3]", "[-0]", "[18446744073709551616]", "", "{"] {
+        for other in
+            [r#"{"b":1,"a":2}"#, r#"{"a":1,"a":1}"#, r#"{"a": 1}"#, "[1.0]", "[1e3]", "[-0]", "[18446744073709551616]", "", "{"]
+        {
             assert!(read(other).is_none(), "{other}");
         }
     }

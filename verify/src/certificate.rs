@@ -129,7 +129,8 @@ impl Certificate {
         }
         verified.push(format!("the certificate itself is in the log: leaf {}", certified.leaf_index));
         for (place, disclosed) in &self.disclosed {
-            let committed = statement.pointer(place).ok_or_else(|| Fault::new(place.as_str(), "the statement has no such place"))?;
+            let committed =
+                statement.pointer(place).ok_or_else(|| Fault::new(place.as_str(), "the statement has no such place"))?;
             disclosed.check(committed).map_err(|why| Fault::new(place.as_str(), why))?;
         }
         verified.push(format!("{} personal value(s): each is the one that was committed to", self.disclosed.len()));

@@ -48,7 +48,8 @@ pub struct Disclosed {
 impl Disclosed {
     /// Compares it with what stands at a place of a document: `{"commitment": "sha256:…"}`.
     pub fn check(&self, committed: &Json) -> Result<(), String> {
-        let salt = hex::decode(&self.salt).ok().filter(|salt| hex::encode(salt) == self.salt).ok_or("its salt is not hexadecimal")?;
+        let salt =
+            hex::decode(&self.salt).ok().filter(|salt| hex::encode(salt) == self.salt).ok_or("its salt is not hexadecimal")?;
         let commitment = committed["commitment"].as_str().ok_or("there is no commitment")?;
         let mut hash = Sha256::new();
         hash.update(&salt);

@@ -61,9 +61,7 @@ pub fn verify(folder: &Path, keys: &[PublicKey]) -> Result<Verified, Fault> {
     let note = read(folder, "checkpoint")?;
     let note = String::from_utf8(note).map_err(|_| Fault::new("checkpoint", "it is no text"))?;
     let (checkpoint, key) = Checkpoint::verified(&note, keys).map_err(|why| Fault::new("checkpoint", why))?;
-    let mut edge = Edge::default();
-    let empty = Edge::read(0, |_, _| None).map_err(|tile| Fault::new(tile.path(), "an empty tree has no tiles"))?;
-    edge.clone_from(&empty);
+    let mut edge = Edge::read(0, |_, _| None).map_err(|tile| Fault::new(tile.path(), "an empty tree has none"))?;
     let mut open: HashMap<u32, (u64, Vec<Hash>)> = HashMap::new();
     let mut chains: HashMap<Hash, u64> = HashMap::new();
     let mut tiles = 0_u64;

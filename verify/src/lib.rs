@@ -14,3 +14,6 @@ pub mod merkle;
 pub mod note;
 pub mod proof;
 pub mod tile;
+
+#[cfg(test)]
+mod tests;

@@ -17,14 +17,19 @@ use serde_json::json;
 /// It needs no ledger, no network and nothing of Lethe but this program. Exit codes: 0 verified, 1 not verified (it says what), 2 it
 /// could not read what it was given.
 #[derive(Parser)]
-#[command(name = "lethe-verify", version, max_term_width = 110, after_help = "Examples:
+#[command(
+    name = "lethe-verify",
+    version,
+    max_term_width = 110,
+    after_help = "Examples:
   lethe-verify certificate certificate.json --key-file log.pub
   lethe-verify bundle planes-of-acme.json --key 'example.com/lethe+1a2b3c4d+AZ…'
   lethe-verify log /srv/log --key-file log.pub
   lethe-verify consistency --old checkpoint.may --new checkpoint --proof proof.json --key-file log.pub
 
 The key is the log's, as its operator has published it; ask for it where nobody who wants to deceive you can answer.
-After a key was changed, give both.")]
+After a key was changed, give both."
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,

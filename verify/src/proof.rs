@@ -81,7 +81,8 @@ impl Consistency {
         let (before, by) = signed(old, "older checkpoint", keys)?;
         let (after, key) = signed(new, "newer checkpoint", keys)?;
         if (before.size, after.size) != (self.old, self.new) {
-            let why = format!("it is from {} to {}, the checkpoints are of {} and {}", self.old, self.new, before.size, after.size);
+            let why =
+                format!("it is from {} to {}, the checkpoints are of {} and {}", self.old, self.new, before.size, after.size);
             return Err(Fault::new("proof", why));
         }
         if before.origin != after.origin {
@@ -92,7 +93,10 @@ impl Consistency {
         let verified = vec![
             about(&before, &by),
             about(&after, &key),
-            format!("the log of {} leaves is the beginning of the one of {}: nothing was changed or taken out", self.old, self.new),
+            format!(
+                "the log of {} leaves is the beginning of the one of {}: nothing was changed or taken out",
+                self.old, self.new
+            ),
         ];
         Ok(Verified { verified, trusted: trusted(&key) })
     }
