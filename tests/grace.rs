@@ -194,6 +194,7 @@ fn facts(state: LifecycleState) -> Facts {
         denied: false,
         clock_suspect: false,
         ledger_behind: false,
+        log_stopped: false,
         restore_pending: false,
     }
 }

@@ -222,6 +222,7 @@ macro_rules! changing {
     EXISTS (SELECT 1 FROM break_glass g WHERE g.offboarding_id = r.offboarding_id) AS grace_skipped,
     (SELECT w.clock_suspect_since IS NOT NULL FROM witness w) AS clock_suspect,
     (SELECT w.behind_since IS NOT NULL FROM witness w) AS ledger_behind,
+    (SELECT l.stopped_since IS NOT NULL FROM log l) AS log_stopped,
     (SELECT ",
             $holds,
             " FROM holds h WHERE h.released_at IS NULL AND h.subject_id IN (p.id, p.tenant_id)) AS holds,
@@ -348,6 +349,7 @@ fn changing(facts: &mut Facts, cells: &Cells<'_>, usage_reported: bool) -> Resul
     facts.grace_skipped = cells.get("grace_skipped")?;
     facts.clock_suspect = cells.get("clock_suspect")?;
     facts.ledger_behind = cells.get("ledger_behind")?;
+    facts.log_stopped = cells.get("log_stopped")?;
     facts.holds = cells.json("holds")?.unwrap_or_default();
     facts.runs_in_flight = cells.get::<i64>("runs_used")? as u64;
     facts.queries_in_flight = cells.get::<i64>("queries_used")? as u64;
@@ -417,6 +419,7 @@ fn case(row: &Row, at: DateTime<Utc>) -> Result<Case, Fault> {
         denied: cells.get("denied")?,
         clock_suspect: false,
         ledger_behind: false,
+        log_stopped: false,
         // One run of a plane at a time: while a restore is open, no other step is.
         restore_pending: false,
     };

@@ -71,6 +71,20 @@ pub enum Fault {
         /// What was asked.
         doing: &'static str,
     },
+    /// Somebody moved the log in a transaction that had it locked.
+    #[error("seal the trail: the log's size is no longer {size}")]
+    LogMoved {
+        /// What it was.
+        size: u64,
+    },
+    /// The log's tiles do not prove what was signed.
+    #[error("prove {what}: {why}; `lethe audit verify` names what was changed")]
+    LogBroken {
+        /// What was to be proved.
+        what: String,
+        /// What is wrong.
+        why: String,
+    },
     /// Migrating failed.
     #[error("migrate the ledger")]
     Migrate(#[source] sqlx::migrate::MigrateError),

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 use crate::{
     access, approvers, archive_keys, archives, break_glass, cases, db,
     db::Tx,
-    deadlines, decisions, dependents, findings, idempotency, locks,
+    deadlines, decisions, dependents, findings, idempotency, locks, log,
     many::Many,
     notices, offboardings, parties, planes, probes, queue, release,
     sql::{Inner, Sql},
@@ -39,14 +39,14 @@ static STATEMENTS: &[&[&Sql]] = &[
     witness::STATEMENTS,
 ];
 static BATCHES: &[&[&Many]] =
-    &[archives::BATCHES, locks::BATCHES, offboardings::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
+    &[archives::BATCHES, locks::BATCHES, log::BATCHES, offboardings::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
 
 impl Tx {
     /// Prepares every statement; answers how many there are, and what the database says against some.
     pub async fn prepare_all(&mut self) -> (usize, Vec<String>) {
         let on_sqlite = matches!(self.inner, Inner::Sqlite(_));
         let mut texts: Vec<(&str, String)> = Vec::new();
-        for sql in STATEMENTS.iter().copied().flatten() {
+        for sql in STATEMENTS.iter().chain(log::ALL).copied().flatten() {
             texts.push((sql.doing, if on_sqlite { sql.sqlite.into() } else { sql.postgres.into() }));
         }
         for many in BATCHES.iter().copied().flatten() {

@@ -482,6 +482,7 @@ macro_rules! settled {
             FROM approvals a WHERE a.offboarding_id = r.offboarding_id AND a.status = 'granted' AND a.expires_at > $1)
         OR waits_for = 'CLOCK_SUSPECT' AND NOT EXISTS (SELECT 1 FROM witness WHERE clock_suspect_since IS NOT NULL)
         OR waits_for = 'LEDGER_BEHIND' AND NOT EXISTS (SELECT 1 FROM witness WHERE behind_since IS NOT NULL)
+        OR waits_for = 'LOG_STOPPED' AND NOT EXISTS (SELECT 1 FROM log WHERE stopped_since IS NOT NULL)
         OR waits_for = 'USAGE_UNKNOWN' AND EXISTS (SELECT 1 FROM planes p WHERE p.id = r.plane_id AND p.usage_reported)
         OR waits_for = 'PAUSED' AND NOT EXISTS (SELECT 1 FROM pauses)
         OR waits_for = 'TENANT_NOT_ACTIVE' AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = r.tenant_id AND t.status = 'active'))"

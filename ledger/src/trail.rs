@@ -197,6 +197,14 @@ lethe_stages::text_enum! {
         LedgerBehind = "LEDGER_BEHIND",
         /// A person reconciled it.
         LedgerReconciled = "LEDGER_RECONCILED",
+        /// A key signs the log from now on.
+        LogKeyAdded = "LOG_KEY_ADDED",
+        /// A key signs the log no longer.
+        LogKeyRetired = "LOG_KEY_RETIRED",
+        /// Nothing is put into the log any more.
+        LogStopped = "LOG_STOPPED",
+        /// Sealing goes on.
+        LogResumed = "LOG_RESUMED",
         /// The plane's archive was restored into a new plane.
         ArchiveRestored = "ARCHIVE_RESTORED",
         /// The key of the plane's archive was handed to somebody.

@@ -49,15 +49,16 @@ CREATE TABLE log (
     "only" bigint PRIMARY KEY CHECK ("only" = 1), -- one row
     size bigint NOT NULL CHECK (size >= 0),      -- leaves; who seals compares and swaps it
     sealed_below bigint NOT NULL,                -- every entry whose place is below is a leaf, or was never committed
-    ahead_place bigint,                          -- a place behind which nothing was sealed yet when `ahead_xid` was the next transaction
-    ahead_xid bigint,                            -- when every transaction before it has ended, all that lies below `ahead_place` is known
+    -- What moves `sealed_below`: transactions commit in another order than they took their places.
+    ahead_place bigint,                          -- a place that was seen committed
+    ahead_xid bigint,                            -- a transaction that began after that: when all before it have ended, every place below is known
     published_size bigint NOT NULL CHECK (published_size BETWEEN 0 AND size), -- leaves that the published tiles and checkpoint cover
     publisher text,                              -- who publishes just now
     publisher_until timestamptz,                 -- until when nobody else does
     stopped_since timestamptz,                   -- when sealing stopped; NULL: it goes on
     stopped_why text,                            -- why
     CHECK ((stopped_since IS NULL) = (stopped_why IS NULL)),
-    CHECK ((ahead_place IS NULL) = (ahead_xid IS NULL))
+    CHECK (ahead_xid IS NULL OR ahead_place IS NOT NULL)
 ) WITH (fillfactor = 10);
 INSERT INTO log ("only", size, sealed_below, published_size) VALUES (1, 0, 0, 0);
 

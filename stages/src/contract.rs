@@ -105,6 +105,8 @@ pub struct Facts {
     pub clock_suspect: bool,
     /// Whether the ledger is behind its mark and nobody has reconciled it.
     pub ledger_behind: bool,
+    /// Whether the log of the trail stands still because no key can sign it.
+    pub log_stopped: bool,
     /// Whether a cancelled offboarding is still being undone.
     pub restore_pending: bool,
 }
@@ -142,6 +144,7 @@ impl Facts {
             denied: false,
             clock_suspect: false,
             ledger_behind: false,
+            log_stopped: false,
             restore_pending: false,
         }
     }

@@ -60,6 +60,12 @@ crash_points! {
     ArchivePartRestored = "archive.part_restored",
     /// The restored file has its name, nothing is recorded.
     ArchiveRestoreNamed = "archive.restore_named",
+    /// Entries are sealed and the checkpoint is signed, nothing of it is published.
+    LogSealed = "log.sealed",
+    /// A tile of the log is published, its checkpoint is not.
+    LogTilePublished = "log.tile_published",
+    /// The checkpoint is published, and the ledger does not know it.
+    LogCheckpointPublished = "log.checkpoint_published",
     /// A handler returned, its record is not committed.
     Performed = "performed",
     /// The record is committed.

@@ -66,7 +66,7 @@ impl Permit {
     ///
     /// # Errors
     /// HOLD_ACTIVE, CLOCK_SUSPECT, LEDGER_BEHIND, EXPORT_NOT_VERIFIED; for a purge also RETENTION_ACTIVE, PURGE_PROTECTED,
-    /// APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED.
+    /// APPROVAL_REQUIRED, APPROVAL_EXPIRED, PLAN_CHANGED, LOG_STOPPED.
     pub fn mint(destruction: Destruction, facts: &Facts, epoch: i64, verdict: &Verdict) -> Result<Permit, Refusal> {
         no_hold(facts)?;
         no_suspicion(facts)?;
@@ -77,6 +77,7 @@ impl Permit {
             retention_met(facts)?;
             unprotected(facts)?;
             approved(facts)?;
+            logged(facts)?;
         }
         Ok(Permit {
             destruction,
@@ -149,6 +150,15 @@ fn retention_met(facts: &Facts) -> Result<(), Refusal> {
         // A deadline that is not there has not passed.
         None => Err(Refusal::new(Code::RetentionActive, "the retention has not started")),
     }
+}
+
+/// A purge that nobody could prove does not happen.
+fn logged(facts: &Facts) -> Result<(), Refusal> {
+    if facts.log_stopped {
+        let message = "the log of the trail stands still, so a purge could not be proved: `lethe log show` says why";
+        return Err(Refusal::new(Code::LogStopped, message));
+    }
+    Ok(())
 }
 
 fn unprotected(facts: &Facts) -> Result<(), Refusal> {

@@ -91,6 +91,10 @@ codes! {
     QueryRefused = "QUERY_REFUSED", "The plane does not answer queries in its state.";
     ClockSuspect = "CLOCK_SUSPECT", "The clock jumped; nothing is destroyed until a person has confirmed it.";
     LedgerBehind = "LEDGER_BEHIND", "The ledger is behind the mark it left outside; nothing is destroyed until it is reconciled.";
+    LogStopped = "LOG_STOPPED", "The log of the trail cannot be signed, or was forked; nothing is purged until it goes on.";
+    LogOff = "LOG_OFF", "This ledger's trail is in no log yet: no key is configured that could sign it.";
+    LogKeyUnknown = "LOG_KEY_UNKNOWN", "No key of this text signs the log.";
+    EntryUnknown = "ENTRY_UNKNOWN", "There is no such entry, or it is not in the log yet.";
     NothingToConfirm = "NOTHING_TO_CONFIRM", "Neither the clock nor the ledger is under suspicion.";
     ExportNotVerified = "EXPORT_NOT_VERIFIED", "No verified export of every bound store exists.";
     NotConfirmed = "NOT_CONFIRMED", "What cannot be undone was not confirmed.";

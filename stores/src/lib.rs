@@ -27,7 +27,9 @@ mod store_url;
 mod test_support;
 mod verdict;
 
-pub use archive::{ArchiveCheck, ArchiveKey, Archives, BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options};
+pub use archive::{
+    ArchiveCheck, ArchiveKey, Archives, BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options, Shelf,
+};
 pub use conform::{Conformance, Conformity, Kept, Mint, Promise, Users, conform};
 pub use control::{Control, Controls};
 pub use mapping::Mapping;

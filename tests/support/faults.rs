@@ -122,6 +122,10 @@ impl FaultyWorld {
 
 #[async_trait]
 impl World for FaultyWorld {
+    fn shelf(&self, url: &str) -> Result<lethe_stores::Shelf, PortError> {
+        self.inner.shelf(url)
+    }
+
     async fn check_store(&self, url: &str) -> Result<StoreCheck, PortError> {
         self.inner.check_store(url).await
     }

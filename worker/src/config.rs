@@ -24,10 +24,13 @@ use crate::{
 };
 
 mod encryption;
+mod log;
 mod s3;
 
+pub(crate) use self::log::NONE;
 pub use self::{
     encryption::{EncryptionConfig, EncryptionMode},
+    log::LogConfig,
     s3::S3Config,
 };
 
@@ -102,6 +105,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Archives.
     pub archive: ArchiveConfig,
+    /// The log of the trail.
+    pub log: LogConfig,
     /// The clock.
     pub clock: ClockConfig,
     /// The queue.
@@ -570,6 +575,7 @@ impl Config {
         self.check_archives()?;
         self.check_dependents()?;
         self.check_encryption()?;
+        self.check_log()?;
         if self.archive.part_rows_max == 0 || self.archive.part_bytes_max == 0 || self.queue.backoff_jitter > 100 {
             return Err("archive.part_rows_max and part_bytes_max must be above 0, queue.backoff_jitter at most 100".into());
         }

@@ -352,6 +352,7 @@ pub fn waits(code: Code) -> bool {
             | HoldActive
             | ClockSuspect
             | LedgerBehind
+            | LogStopped
             | Paused
             | PurgeRateLimited
             | StoreWindow

@@ -11,6 +11,7 @@ mod demo;
 pub mod gate;
 mod hours;
 pub mod keys;
+pub mod log;
 pub mod manager;
 pub mod operations;
 pub mod policy;

@@ -11,7 +11,7 @@ use lethe_stages::{
     ports::{Archive, Description, KnowledgeStore, PortError},
     suspension::Dependent,
 };
-use lethe_stores::{ArchiveCheck, ArchiveKey, Archives, Controls, Mapping, Paces, StoreCheck};
+use lethe_stores::{ArchiveCheck, ArchiveKey, Archives, Controls, Mapping, Paces, Shelf, StoreCheck};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -33,6 +33,9 @@ pub trait World: Send + Sync {
 
     /// The mark that a ledger left beside an archive.
     async fn read_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid) -> Result<Option<Vec<u8>>, PortError>;
+
+    /// Where something is published.
+    fn shelf(&self, url: &str) -> Result<Shelf, PortError>;
 
     /// Replaces it.
     async fn write_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid, bytes: Vec<u8>) -> Result<(), PortError>;
@@ -87,6 +90,10 @@ impl World for RealWorld {
 
     async fn write_mark(&self, url: &str, archive_id: Uuid, ledger_id: Uuid, bytes: Vec<u8>) -> Result<(), PortError> {
         self.archives.write_mark(url, archive_id, ledger_id, bytes).await
+    }
+
+    fn shelf(&self, url: &str) -> Result<Shelf, PortError> {
+        self.archives.shelf(url)
     }
 
     fn store(&self, plane: Uuid, binding: &Binding) -> Result<Arc<dyn KnowledgeStore>, PortError> {

@@ -16,6 +16,7 @@ mod object;
 mod parts;
 mod place;
 mod s3;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub(crate) use self::file::{blocking, sync_dir};
 pub use self::key::ArchiveKey;
 pub use self::s3::{BucketCheck, Encryption, LockMode, ObjectLock, PathStyle, S3Options};
 use self::s3::{Clients, Root, S3Objects, Site};
+pub use self::shelf::Shelf;
 
 /// What is known of an archive before anything is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -167,6 +169,17 @@ impl Archives {
             }
         };
         Ok(Arc::new(parts::ParquetArchive::new(objects, prefix, plane_id, key)))
+    }
+
+    /// The place of a URL as a shelf: something is published there, it is no archive. Nothing is opened yet.
+    ///
+    /// # Errors
+    /// Permanent where no driver serves the URL.
+    pub fn shelf(&self, url: &str) -> Result<Shelf, PortError> {
+        Ok(Shelf(match self.place(&Self::canonical_url(url)?)? {
+            Place::File(url) => shelf::Kind::Folder(place::directory(&url)?),
+            Place::S3(site) => shelf::Kind::Bucket(site),
+        }))
     }
 
     /// The bytes of a ledger's mark; `None` where there is none.

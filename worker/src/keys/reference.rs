@@ -49,7 +49,11 @@ impl KeyReference {
         Ok(MasterKey::new(bytes))
     }
 
-    fn text(&self) -> Result<Zeroizing<String>, String> {
+    /// What stands there, as it is.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
         match self {
             Self::Environment(name) => match std::env::var(name) {
                 Ok(text) => Ok(Zeroizing::new(text)),

@@ -39,6 +39,7 @@ use crate::{
     config::Config,
     gate::PolicyGate,
     keys::Keyring,
+    log::LogPlace,
     policy::{PolicyError, Reloaded},
     world::World,
 };
@@ -52,6 +53,7 @@ pub struct KnowledgeLifecycleManager {
     pub(crate) world: Arc<dyn World>,
     pub(crate) channels: Channels,
     pub(crate) keyring: Arc<Keyring>,
+    pub(crate) log: LogPlace,
     pub(crate) progress: ProgressBoard,
     /// What became of the policies and is not yet on record; `None`: this process began.
     pub(crate) unsaid: Mutex<Vec<Option<Reloaded>>>,
@@ -66,8 +68,9 @@ impl KnowledgeLifecycleManager {
         let gate = PolicyGate::new(config.clone(), ledger.insecure_demo())?;
         let channels = config.channels().expect("a configuration is checked when it is read");
         let keyring = Arc::new(config.keyring());
+        let log = LogPlace::of(&config.log, &ledger);
         let (progress, unsaid) = (ProgressBoard::default(), Mutex::new(vec![None]));
-        Ok(Self { ledger, config, stages, gate, world, channels, keyring, progress, unsaid })
+        Ok(Self { ledger, config, stages, gate, world, channels, keyring, log, progress, unsaid })
     }
 
     /// The master keys.

@@ -117,6 +117,13 @@ impl KnowledgeLifecycleManager {
                 return Ok(StageOutcome::NotYet { until: None, refusal });
             }
         }
+        if claimed.case.run.step == Step::Purge {
+            let why = self.why_not_logged().await.map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
+            if let Some(why) = why {
+                let refusal = Refusal::new(Code::LogStopped, format!("a purge could not be proved: {why}"));
+                return Ok(StageOutcome::NotYet { until: None, refusal });
+            }
+        }
         let key = self.key_of(&claimed.case).await?;
         let context = self.context(claimed, key).await?;
         let handler = self.stages.get(context.run.step.stage());

@@ -177,6 +177,7 @@ pub(super) fn next(plane: &str, state: LifecycleState, run: Option<&Run>) -> Opt
             }
             Some("HOLD_ACTIVE") => Some(format!("lethe hold list {plane}   (then: lethe hold release HOLD --reason …)")),
             Some("CLOCK_SUSPECT") => Some("lethe ledger confirm-clock --reason …".into()),
+            Some("LOG_STOPPED") => Some("lethe log show".into()),
             Some("LEDGER_BEHIND") => Some("lethe ledger reconcile --reason …".into()),
             Some("ACTIVE_REFERENCES" | "ACTIVE_USAGE") => Some(format!("lethe usage list {plane}")),
             _ => None,

@@ -117,6 +117,10 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     renewer.abort();
     listener.abort();
     let ended = shell_task.await.map_err(|error| RunError::Shell(error.to_string()))?;
+    if options.roles.sweeper {
+        // What the last runs wrote.
+        log_once(&shared).await;
+    }
     tracing::info!(worker = shared.worker, "stopped");
     claimed?;
     ended.map_err(|error| RunError::Shell(error.to_string()))
@@ -152,7 +156,14 @@ fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: R
                 .build(reload)
         });
     }
-    let notices = shared.clone();
+    let (notices, log) = (shared.clone(), shared.clone());
+    let seals = shared.app.config.log.every.0;
+    let monitor = monitor.register(move |restarts| {
+        WorkerBuilder::new(format!("{}-log-{restarts}", log.worker))
+            .backend(CronScheduler::new(Every(seals)))
+            .data(log.clone())
+            .build(keep_log)
+    });
     let monitor = monitor.register(move |restarts| {
         WorkerBuilder::new(format!("{}-notices-{restarts}", notices.worker))
             .backend(CronScheduler::new(Every(every)))
@@ -194,6 +205,22 @@ async fn probe(_tick: Tick, shared: Data<Arc<Shared>>) {
         Ok(_) => {}
         Err(fault) if fault.is_passing() => drop(shared.outage.away("probe", &fault)),
         Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "probe"),
+    }
+}
+
+/// Seals what was written meanwhile and publishes it; the place may be slow, so nothing else waits for it.
+async fn keep_log(_tick: Tick, shared: Data<Arc<Shared>>) {
+    log_once(&shared).await;
+}
+
+async fn log_once(shared: &Shared) {
+    match shared.app.manager.keep_log().await {
+        Ok(report) if report.sealed + report.published > 0 => {
+            tracing::debug!(sealed = report.sealed, published = report.published, "logged");
+        }
+        Ok(_) => {}
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("keep the log", &fault)),
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "keep the log"),
     }
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod options;
 mod preflight;
 mod prepare;
+mod shelf;
 mod site;
 mod url;
 mod write;

@@ -1,0 +1,257 @@
+//! The log of the trail: sealing what was committed, and publishing the tree.
+//!
+//! The rule: *stage, swap, apply*. What waits is staged and signed in memory, swapped in by one transaction that compares the log's size, and
+//! applied, which is publishing it: tiles first, then the checkpoint that needs them. What is applied follows from the ledger alone, so the
+//! same code finishes after a crash what another process began.
+//!
+//! No key is ever needed to write the trail. A process whose key is missing or another one seals nothing and says so (LOG_STOPPED), and what
+//! could not be proved is not purged. A checkpoint that is outside and that this ledger does not lead to stops sealing too: it was forked, or
+//! rolled back.
+
+mod keyring;
+mod publish;
+
+use chrono::TimeDelta;
+use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Ledger, LogKey, LogState, Sealed, Tx, Waiting};
+use lethe_stages::crash::{CrashPoint, reached};
+use lethe_verify::note::SigningKey;
+use serde_json::json;
+use uuid::Uuid;
+
+pub use self::keyring::{KeyFault, LogKeyring};
+use crate::{
+    config::{LogConfig, NONE},
+    manager::KnowledgeLifecycleManager,
+};
+
+/// How long entries may wait before a process that has no key of its own says that nobody seals.
+const PATIENCE: TimeDelta = TimeDelta::seconds(10);
+/// What it says then.
+const NOBODY: &str = "no process that has the log's key seals it, and this one has none (log.key)";
+/// Entries of one transaction. On SQLite nobody else writes meanwhile.
+const ENTRIES_MAX: [usize; 2] = [2_000, 10_000];
+
+/// Where the log's keys are and where it is published.
+pub struct LogPlace {
+    keyring: LogKeyring,
+    /// The URL; `None`: nowhere.
+    publish: Option<String>,
+    /// Who publishes, as a lease names it.
+    publisher: String,
+}
+
+impl LogPlace {
+    /// As it is configured for this ledger.
+    pub(crate) fn of(config: &LogConfig, ledger: &Ledger) -> Self {
+        let beside = |suffix: &str| {
+            let path = std::path::absolute(ledger.path()?).ok()?;
+            let mut name = path.file_name()?.to_owned();
+            name.push(suffix);
+            Some(path.with_file_name(name))
+        };
+        let publish = match config.publish.as_str() {
+            "" => beside(".log").and_then(|folder| Some(format!("file://{}", folder.to_str()?))),
+            NONE => None,
+            url => Some(url.to_owned()),
+        };
+        let default = if config.key.is_empty() { beside(".log-key") } else { None };
+        let (current, previous) = config.references().expect("a configuration is checked when it is read");
+        let keyring = LogKeyring { current, previous, default, name: format!("lethe/{}", ledger.id()) };
+        let mut own = [0; 16];
+        ledger.entropy().fill(&mut own);
+        Self { keyring, publish, publisher: Uuid::from_bytes(own).to_string() }
+    }
+
+    /// Where it is published; `None`: nowhere.
+    pub(crate) fn published_at(&self) -> Option<&str> {
+        self.publish.as_deref()
+    }
+
+    /// The keys.
+    pub(crate) fn keyring(&self) -> &LogKeyring {
+        &self.keyring
+    }
+}
+
+/// What a look at the log did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogReport {
+    /// Entries that were sealed.
+    pub sealed: u64,
+    /// Leaves that were published.
+    pub published: u64,
+    /// Why nothing is sealed.
+    pub stopped: Option<String>,
+}
+
+/// What there is to sign with.
+enum Signers {
+    /// These, the first of which is the current one; the log knows at least one of them, or none at all yet.
+    Keys(Vec<SigningKey>),
+    /// This process does not seal.
+    Elsewhere,
+    /// It should, and cannot.
+    Unusable(String),
+}
+
+impl KnowledgeLifecycleManager {
+    /// Seals what waits, and publishes it.
+    pub async fn keep_log(&self) -> Result<LogReport, Fault> {
+        let mut report = self.seal().await?;
+        if report.stopped.is_none() {
+            match self.publish().await? {
+                publish::Published::Leaves(leaves) => report.published = leaves,
+                publish::Published::Forked(why) => {
+                    self.stop_log(&why).await?;
+                    report.stopped = Some(why);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Why a purge could not be proved; `None`: it can. Noted where it is news.
+    pub(crate) async fn why_not_logged(&self) -> Result<Option<String>, Fault> {
+        let (known, state, waiting) = self.look_at_log().await?;
+        if known.is_empty() && self.log.keyring.is_unmade() {
+            return Ok(None);
+        }
+        let why = match self.signers(&known) {
+            Signers::Keys(_) => return Ok(state.stopped_why),
+            Signers::Elsewhere if known.is_empty() || !self.is_late(waiting) => return Ok(state.stopped_why),
+            Signers::Elsewhere => NOBODY.to_owned(),
+            Signers::Unusable(why) => why,
+        };
+        self.stop_log(&why).await?;
+        Ok(Some(why))
+    }
+
+    async fn look_at_log(&self) -> Result<(Vec<LogKey>, LogState, Option<Waiting>), Fault> {
+        let look = async |tx: &mut Tx| Ok((tx.log_keys().await?, tx.log().await?, tx.waiting_to_be_sealed().await?));
+        self.ledger.read(look).await
+    }
+
+    fn is_late(&self, waiting: Option<Waiting>) -> bool {
+        waiting.is_some_and(|waiting| self.ledger.now() - waiting.oldest_at > PATIENCE)
+    }
+
+    /// Seals what waits.
+    pub async fn seal(&self) -> Result<LogReport, Fault> {
+        let (known, state, waiting) = self.look_at_log().await?;
+        let stopped = |why: Option<String>| LogReport { stopped: why, ..LogReport::default() };
+        let keys = match self.signers(&known) {
+            Signers::Keys(_) if waiting.is_none() && state.stopped_since.is_none() => return Ok(LogReport::default()),
+            // Before anything is signed: a ledger that was restored from a backup must not sign another past.
+            Signers::Keys(keys) => match self.is_forked().await? {
+                None => Ok(keys),
+                Some(why) => Err(why),
+            },
+            Signers::Elsewhere if known.is_empty() || !self.is_late(waiting) => return Ok(stopped(state.stopped_why)),
+            Signers::Elsewhere => Err(NOBODY.to_owned()),
+            Signers::Unusable(why) => Err(why),
+        };
+        let keys = match keys {
+            Ok(keys) => keys,
+            Err(why) => {
+                self.stop_log(&why).await?;
+                return Ok(stopped(Some(why)));
+            }
+        };
+        let mut report = LogReport::default();
+        loop {
+            let at_once = ENTRIES_MAX[usize::from(self.ledger.path().is_none())];
+            let sealed = self.ledger.transact(async |tx: &mut Tx| self.seal_in(tx, &keys, at_once).await).await?.into_inner();
+            reached(CrashPoint::LogSealed);
+            match sealed {
+                Sealed::Entries { entries, more, .. } => {
+                    report.sealed += entries;
+                    if !more {
+                        return Ok(report);
+                    }
+                }
+                Sealed::Nothing | Sealed::Elsewhere => return Ok(report),
+            }
+        }
+    }
+
+    async fn seal_in(&self, tx: &mut Tx, keys: &[SigningKey], limit: usize) -> Result<Sealed, Fault> {
+        let known = tx.log_keys().await?;
+        let live = |key: &SigningKey| {
+            let vkey = key.public().to_string();
+            !known.iter().any(|known| known.vkey == vkey && known.retired_at.is_some())
+        };
+        let signs: Vec<&SigningKey> = keys.iter().filter(|key| live(key)).collect();
+        let sealed = tx.seal(&signs, limit).await?;
+        if sealed == Sealed::Elsewhere {
+            return Ok(sealed);
+        }
+        // Under the log's lock: what is new is put on record once.
+        for key in signs {
+            let public = key.public();
+            if !known.iter().any(|known| known.vkey == public.to_string()) {
+                tx.add_log_key(&public).await?;
+                let mut entry = log_entry(EventType::LogKeyAdded);
+                entry.evidence = json!({"vkey": public.to_string()});
+                tx.append(entry).await?;
+            }
+        }
+        if tx.go_on_with_log().await? {
+            tx.append(log_entry(EventType::LogResumed)).await?;
+            tx.wake_settled().await?;
+        }
+        Ok(sealed)
+    }
+
+    /// What this process signs with.
+    fn signers(&self, known: &[LogKey]) -> Signers {
+        let live: Vec<String> = known.iter().filter(|key| key.retired_at.is_none()).map(|key| key.vkey.clone()).collect();
+        match self.log.keyring.read(known.is_empty(), self.ledger.entropy().as_ref()) {
+            Ok(None) => Signers::Elsewhere,
+            Err(fault) => Signers::Unusable(fault.to_string()),
+            Ok(Some(keys)) => {
+                let found: Vec<String> = keys.iter().map(|key| key.public().to_string()).collect();
+                let name = keys[0].public().name;
+                if let Some(other) = keys.iter().find(|key| key.public().name != name) {
+                    return Signers::Unusable(format!(
+                        "the log's keys are of two logs, {name} and {}: a key that follows another one bears the same name",
+                        other.public().name
+                    ));
+                }
+                if known.is_empty() || found.iter().any(|key| live.contains(key)) {
+                    return Signers::Keys(keys);
+                }
+                Signers::Unusable(format!(
+                    "the log is signed by {}, and configured is {}: put that key back, or name it in log.previous_keys beside the new one; \
+                     if it is lost, `lethe log adopt-key --reason …`",
+                    live.join(", "),
+                    found.join(", ")
+                ))
+            }
+        }
+    }
+
+    /// Puts on record, once, why nothing is sealed.
+    pub(crate) async fn stop_log(&self, why: &str) -> Result<(), Fault> {
+        let known = self.ledger.read(async |tx: &mut Tx| tx.log().await).await?;
+        if known.stopped_why.as_deref() == Some(why) {
+            return Ok(());
+        }
+        let stopped = self.ledger.transact(async |tx: &mut Tx| {
+            let news = tx.stop_log(why).await?;
+            if news {
+                let mut entry = log_entry(EventType::LogStopped);
+                entry.evidence = json!({"why": why});
+                tx.append(entry).await?;
+            }
+            Ok::<_, Fault>(news)
+        });
+        if stopped.await?.into_inner() {
+            tracing::error!(why, "the log stands still: the trail is written, nothing is sealed, and nothing is purged");
+        }
+        Ok(())
+    }
+}
+
+fn log_entry(event_type: EventType) -> Entry {
+    Entry::new(Chain::System, None, event_type, &Actor::system("log"), "log")
+}

@@ -1,0 +1,219 @@
+//! Publishing the log: the tiles and the checkpoint, to a folder or a bucket.
+//!
+//! The rule: who publishes holds a lease; the checkpoint that is outside is read first, and this ledger must lead from it to its own. Tiles are
+//! written once; one that is there and is other bytes is a fork. If we die in it, what is there is right, and the next who publishes goes on.
+
+use chrono::TimeDelta;
+use futures::{StreamExt, TryStreamExt, stream};
+use lethe_ledger::{CheckpointRow, Fault, ToPublish, Tx};
+use lethe_stages::{
+    crash::{CrashPoint, reached},
+    ports::PortError,
+};
+use lethe_stores::Shelf;
+use lethe_verify::{
+    note::{Checkpoint, Note},
+    tile::{self, Tile, WIDTH},
+};
+
+use super::KnowledgeLifecycleManager;
+
+/// Where a log's newest checkpoint lies.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// How long one who publishes has to say that it is alive.
+const LEASE: TimeDelta = TimeDelta::seconds(60);
+/// Leaves that are published under one lease.
+const LEAVES_MAX: u64 = 1 << 16;
+/// Tiles that are written at a time.
+const AT_ONCE: usize = 8;
+
+/// What publishing did.
+pub(super) enum Published {
+    /// So many leaves.
+    Leaves(u64),
+    /// What is outside is not what this ledger leads to.
+    Forked(String),
+}
+
+/// What kept a round from being finished.
+enum Trouble {
+    Fault(Fault),
+    /// The place is away; it is tried again.
+    Away(PortError),
+    Forked(String),
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Trouble::Fault(fault)
+    }
+}
+
+impl From<PortError> for Trouble {
+    fn from(error: PortError) -> Self {
+        Trouble::Away(error)
+    }
+}
+
+impl KnowledgeLifecycleManager {
+    /// Publishes what is sealed and not outside yet. A place that is away is tried again the next time.
+    pub(super) async fn publish(&self) -> Result<Published, Fault> {
+        let Some(url) = self.log.published_at() else { return Ok(Published::Leaves(0)) };
+        let state = self.ledger.read(async |tx: &mut Tx| tx.log().await).await?;
+        if state.published_size == state.size {
+            return Ok(Published::Leaves(0));
+        }
+        let mut leaves = 0;
+        loop {
+            match self.publish_round(url).await {
+                Ok(0) => return Ok(Published::Leaves(leaves)),
+                Ok(more) => leaves += more,
+                Err(Trouble::Forked(why)) => return Ok(Published::Forked(why)),
+                Err(Trouble::Away(error)) => {
+                    tracing::warn!(%error, url, "publish the log: tried again later");
+                    return Ok(Published::Leaves(leaves));
+                }
+                Err(Trouble::Fault(fault)) => return Err(fault),
+            }
+        }
+    }
+
+    /// Why this ledger does not lead from what is outside to itself; `None`: it does, or nobody can say.
+    pub(super) async fn is_forked(&self) -> Result<Option<String>, Fault> {
+        let Some(url) = self.log.published_at() else { return Ok(None) };
+        let outside = match self.world.shelf(url) {
+            Ok(shelf) => self.outside(&shelf).await,
+            Err(error) => Err(error.into()),
+        };
+        match outside {
+            Ok(_) => Ok(None),
+            Err(Trouble::Forked(why)) => Ok(Some(why)),
+            Err(Trouble::Fault(fault)) => Err(fault),
+            Err(Trouble::Away(error)) => {
+                tracing::warn!(%error, url, "read the published checkpoint");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The size of the checkpoint that is outside; 0 where there is none. This ledger's tree begins with its tree.
+    async fn outside(&self, shelf: &Shelf) -> Result<u64, Trouble> {
+        let Some(bytes) = shelf.read(CHECKPOINT).await? else { return Ok(0) };
+        let forked = |why: String| Trouble::Forked(format!("the checkpoint that is published {why}"));
+        let text = String::from_utf8(bytes).map_err(|_| forked("is no text".into()))?;
+        let note = Note::read(&text).map_err(|error| forked(format!("cannot be read: {error}")))?;
+        let found = Checkpoint::read(&note.text).map_err(|error| forked(format!("cannot be read: {error}")))?;
+        let why = self
+            .ledger
+            .read(async |tx: &mut Tx| {
+                let keys = tx.log_keys().await?.iter().map(lethe_ledger::LogKey::public).collect::<Result<Vec<_>, _>>()?;
+                if let Err(error) = note.verified_by(&keys) {
+                    return Ok(Some(format!("is not of this log: {error}")));
+                }
+                let size = tx.log().await?.size;
+                if found.size > size {
+                    let why = format!("has {} leaves, this ledger's log has {size}: the ledger was rolled back", found.size);
+                    return Ok(Some(why));
+                }
+                let here = tx.root_at(found.size).await?;
+                Ok::<_, Fault>(
+                    (here != found.root)
+                        .then(|| format!("has another root at {} leaves than this ledger: the log was forked", found.size)),
+                )
+            })
+            .await?;
+        match why {
+            None => Ok(found.size),
+            Some(why) => Err(forked(why)),
+        }
+    }
+
+    /// One checkpoint with what it needs. Answers how many leaves it adds; 0: nothing is left, or somebody else publishes.
+    async fn publish_round(&self, url: &str) -> Result<u64, Trouble> {
+        let owner = &self.log.publisher;
+        let mine = self.ledger.transact(async |tx: &mut Tx| tx.lease_publishing(owner, LEASE).await).await?.into_inner();
+        if !mine {
+            return Ok(0);
+        }
+        let shelf = self.world.shelf(url)?;
+        let from = self.outside(&shelf).await?;
+        let next = self.ledger.read(async |tx: &mut Tx| tx.to_publish(from, LEAVES_MAX).await).await?;
+        let Some(ToPublish { checkpoint, tiles }) = next else {
+            // It is all there: whoever wrote it died before it was noted.
+            self.note_published(from).await?;
+            return Ok(0);
+        };
+        for some in tiles.chunks(WIDTH as usize) {
+            let files = self.files(some, checkpoint.size).await?;
+            let at = self.ledger.now();
+            let written = stream::iter(files).map(|(path, bytes)| {
+                let shelf = &shelf;
+                async move {
+                    let there = shelf.put_once(&path, bytes, at).await?;
+                    reached(CrashPoint::LogTilePublished);
+                    match there {
+                        None => Ok(()),
+                        Some(_) => Err(Trouble::Forked(format!(
+                            "the tile {path} that is published is not this log's: it was changed or forked"
+                        ))),
+                    }
+                }
+            });
+            written.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        }
+        self.publish_checkpoint(&shelf, &checkpoint).await?;
+        Ok(checkpoint.size - from)
+    }
+
+    async fn publish_checkpoint(&self, shelf: &Shelf, checkpoint: &CheckpointRow) -> Result<(), Trouble> {
+        // Once more: who was stopped for long must not put an older checkpoint over a newer one.
+        let owner = &self.log.publisher;
+        let mine = self.ledger.transact(async |tx: &mut Tx| tx.lease_publishing(owner, LEASE).await).await?.into_inner();
+        if !mine {
+            return Ok(());
+        }
+        shelf.replace(CHECKPOINT, checkpoint.note.clone().into_bytes()).await?;
+        reached(CrashPoint::LogCheckpointPublished);
+        Ok(self.note_published(checkpoint.size).await?)
+    }
+
+    async fn note_published(&self, size: u64) -> Result<(), Fault> {
+        let owner = &self.log.publisher;
+        self.ledger.transact(async |tx: &mut Tx| tx.published(owner, size).await).await?.into_inner();
+        Ok(())
+    }
+
+    /// The bytes of tiles and bundles, by their paths.
+    async fn files(&self, tiles: &[Tile], size: u64) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+        self.ledger
+            .read(async |tx: &mut Tx| {
+                let mut files = Vec::with_capacity(tiles.len());
+                for tile in tiles {
+                    files.push((tile.path(), bytes_of(tx, tile, size).await?));
+                }
+                Ok(files)
+            })
+            .await
+    }
+}
+
+/// What a tile or bundle holds.
+pub(crate) async fn bytes_of(tx: &mut Tx, tile: &Tile, size: u64) -> Result<Vec<u8>, Fault> {
+    let short =
+        || Fault::LogBroken { what: tile.path(), why: format!("the ledger holds less of it than a tree of {size} leaves has") };
+    match tile.level {
+        Some(level) => {
+            let hashes = tx.tile(level, tile.index).await?;
+            Ok(tile::to_bytes(hashes.get(..tile.width as usize).ok_or_else(short)?))
+        }
+        None => {
+            let start = tile.index * WIDTH;
+            let leaves = tx.leaves(start, start + tile.width).await?;
+            if leaves.len() as u64 != tile.width {
+                return Err(short());
+            }
+            let entries = leaves.iter().map(|leaf| leaf.leaf().map(|leaf| leaf.bytes())).collect::<Result<Vec<_>, _>>()?;
+            Ok(tile::bundle(entries.iter().map(<[u8; lethe_verify::leaf::LENGTH]>::as_slice)))
+        }
+    }
+}
