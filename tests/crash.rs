@@ -88,6 +88,8 @@ fn places(point: CrashPoint) -> Vec<(&'static str, Part, String)> {
         }
         // Reached only after a cancel, or where something depends on the plane: see comeback.rs.
         DeregisterSuspended | RestoreUnfenced | RestoreResumed | RestoreSettled => Vec::new(),
+        // Of no stage: see log.rs.
+        LogSealed | LogTilePublished | LogCheckpointPublished => Vec::new(),
         // Of no stage: see restore.rs.
         ArchivePartRestored | ArchiveRestoreNamed => Vec::new(),
     }

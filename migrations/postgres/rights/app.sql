@@ -3,12 +3,12 @@
 REVOKE ALL ON ledger, tenants, stores, store_scopes, legal_transitions, planes, bindings, offboardings, archives, archive_keys, stage_runs,
     approvals, approvers, break_glass, policy_decisions, deadlines, notices, holds, pauses, access_tokens, plane_usage, chains, trail,
     trail_values, trail_tally, idempotency, witness, clock_seen, archive_roots, dependents, suspensions, probes, probe_scopes, findings,
-    attestations, leaves, log_tiles, checkpoints, log_keys, log, _sqlx_migrations FROM {role};
+    attestations, leaves, log_tiles, checkpoints, log_keys, log, certificates, _sqlx_migrations FROM {role};
 GRANT SELECT ON ledger, legal_transitions, _sqlx_migrations TO {role};
 GRANT SELECT, INSERT ON trail, trail_values, store_scopes TO {role};
 GRANT SELECT, INSERT, UPDATE ON tenants, stores, planes, offboardings, archives, archive_keys, stage_runs, approvals, approvers, break_glass,
     deadlines, notices, holds, access_tokens, plane_usage, chains, trail_tally, clock_seen, archive_roots, dependents, suspensions, probes,
-    findings, attestations TO {role};
+    findings, attestations, certificates TO {role};
 GRANT SELECT, INSERT, DELETE ON probe_scopes TO {role};
 GRANT SELECT, INSERT ON bindings, policy_decisions, leaves, checkpoints TO {role};
 GRANT SELECT, INSERT, UPDATE ON log_tiles, log_keys TO {role};

@@ -9,10 +9,11 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     CommandError,
     args::{
-        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
+        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, CertificateCommand, Command, DecideArgs, DependentCommand,
         FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand,
         ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
+    certificate::Given,
     sign::{self, Signing},
     wait::{Goal, Wait},
 };
@@ -32,6 +33,8 @@ pub(super) struct Planned {
     pub(super) sign: Option<Signing>,
     /// Where the entries of the answer are written instead of being printed.
     pub(super) write_to: Option<PathBuf>,
+    /// How a certificate is given.
+    pub(super) certificate: Option<Given>,
 }
 
 fn planned(operation: &'static str, arguments: Json) -> Planned {
@@ -207,6 +210,20 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 write_to: to,
                 ..planned("governance.audit.export", Json::Object(given(&[("plane", &plane), ("tenant", &tenant)])))
             },
+        },
+        Command::Certificate(command) => match command {
+            CertificateCommand::List { tenant } => {
+                planned("knowledge.certificate.list", Json::Object(given(&[("tenant", &tenant)])))
+            }
+            CertificateCommand::Show { plane, html } => {
+                let given = Some(if html { Given::Page } else { Given::Text });
+                Planned { certificate: given, ..planned("knowledge.certificate.show", json!({"plane": plane})) }
+            }
+            CertificateCommand::Export { plane, to } => {
+                let given = Some(Given::Files(to));
+                Planned { certificate: given, ..planned("knowledge.certificate.show", json!({"plane": plane})) }
+            }
+            CertificateCommand::Verify { .. } => unreachable!("it is no call"),
         },
         Command::Archive(command) => match command {
             ArchiveCommand::Check { url } => planned("knowledge.archive.check", json!({"url": url})),

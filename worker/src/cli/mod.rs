@@ -6,6 +6,7 @@
 mod args;
 mod bars;
 mod calls;
+mod certificate;
 mod confirm;
 mod open;
 mod render;
@@ -20,7 +21,7 @@ use lethe_stages::Refusal;
 use serde_json::{Value as Json, json};
 
 pub use self::args::Cli;
-use self::args::{Command, Global, KeysCommand};
+use self::args::{CertificateCommand, Command, Global, KeysCommand};
 pub(crate) use self::{args::DemoArgs, open::assemble};
 use crate::{
     clock::SystemEntropy,
@@ -155,6 +156,7 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
             print(&global, "keys", json!({"master_key_id": made.id(), "reference": reference}));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Certificate(CertificateCommand::Verify { file, key }) => certificate::verify(&global, &file, &key).await,
         Command::Demo(args) => crate::demo::run(args, global.json).await,
         Command::Migrate { insecure_demo, app_role } => {
             let ledger = open::migrate(&global, insecure_demo, &app_role).await?;
@@ -254,6 +256,9 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
         let lines = document["entries"].as_array().into_iter().flatten().map(|entry| format!("{entry}\n")).collect::<String>();
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
         document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
+    }
+    if let Some(given) = planned.certificate {
+        return certificate::give(global, document, given);
     }
     if operation == "knowledge.offboarding.plan" && !global.json {
         print_plan(document);
