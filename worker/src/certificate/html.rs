@@ -29,8 +29,18 @@ const SECTIONS: &[(&str, &str)] = &[
     ("NIST SP 800-88 sample form", "nist_sp_800_88"),
 ];
 /// What stands in "Who and what".
-const FACTS: &[&str] =
-    &["plane", "tenant", "offboarding_id", "ground", "purged_at", "issued_at", "policy_revisions", "plan_digest", "ledger_id", "tool"];
+const FACTS: &[&str] = &[
+    "plane",
+    "tenant",
+    "offboarding_id",
+    "ground",
+    "purged_at",
+    "issued_at",
+    "policy_revisions",
+    "plan_digest",
+    "ledger_id",
+    "tool",
+];
 
 const STYLE: &str = "@page{size:A4;margin:18mm}body{font:10pt/1.4 'Helvetica Neue',Arial,sans-serif;color:#111;max-width:180mm;margin:8mm auto}\
 h1{font-size:18pt;margin:0 0 2mm}h2{font-size:11.5pt;margin:6mm 0 1mm;border-bottom:.3mm solid #999;break-after:avoid}\
@@ -155,7 +165,8 @@ mod tests {
     fn whatever_is_said_is_text() {
         let statement = json!({"predicate": {"plane": {"id": "<script>alert('x')</script>"}, "methods": [{"what": "a & \"b\"\u{202e}"}],
             "tenant": {"name": {"commitment": "sha256:aa"}}, "requested": {"by": {"commitment": "sha256:bb"}}}});
-        let envelope = serde_json::from_value(json!({"payload": "", "payloadType": "", "signatures": [{"keyid": "<k>", "sig": ""}]}));
+        let envelope =
+            serde_json::from_value(json!({"payload": "", "payloadType": "", "signatures": [{"keyid": "<k>", "sig": ""}]}));
         let disclosed = Disclosed { value: "<b>acme</b>".into(), salt: String::new() };
         let certificate = Certificate {
             format: String::new(),
@@ -164,7 +175,10 @@ mod tests {
             disclosed: [("/predicate/tenant/name".to_owned(), disclosed)].into(),
         };
         let page = page(&certificate, &statement);
-        assert!(!page.contains("<script") && !page.contains("<b>acme") && !page.contains('\u{202e}') && !page.contains("<k>"), "{page}");
+        assert!(
+            !page.contains("<script") && !page.contains("<b>acme") && !page.contains('\u{202e}') && !page.contains("<k>"),
+            "{page}"
+        );
         assert!(page.contains("&lt;b&gt;acme&lt;/b&gt;") && page.contains("a &amp; &quot;b&quot;\\u{202e}"), "{page}");
         assert!(page.contains("committed to as</span> <code>sha256:bb"), "{page}");
         SECTIONS.iter().for_each(|(heading, _)| assert!(page.contains(&format!("<h2>{heading}</h2>")), "{heading}"));

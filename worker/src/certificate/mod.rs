@@ -53,8 +53,15 @@ impl KnowledgeLifecycleManager {
         let due = self.ledger.read(async |tx: &mut Tx| tx.certificates_due(AT_ONCE).await).await?;
         let mut issued = 0;
         for certificate in due {
-            let done = self.ledger.transact(async |tx: &mut Tx| self.issue(tx, &certificate, key).await).await?;
-            issued += usize::from(done.into_inner());
+            match self.ledger.transact(async |tx: &mut Tx| self.issue(tx, &certificate, key).await).await {
+                Ok(done) => issued += usize::from(done.into_inner()),
+                Err(fault) if fault.is_passing() => return Err(fault),
+                // One that cannot be stated keeps no other from being issued.
+                Err(fault) => {
+                    let error = &fault as &dyn std::error::Error;
+                    tracing::warn!(plane = %certificate.plane_id, error, "issue a certificate");
+                }
+            }
         }
         Ok(issued)
     }
@@ -144,8 +151,7 @@ pub(crate) async fn document(tx: &mut Tx, row: &CertificateRow) -> Result<Option
         message,
     };
     let statement: Json = serde_json::from_str(text).map_err(|error| unreadable("statement", error.to_string()))?;
-    let signatures =
-        serde_json::from_value(signatures.clone()).map_err(|error| unreadable("signatures", error.to_string()))?;
+    let signatures = serde_json::from_value(signatures.clone()).map_err(|error| unreadable("signatures", error.to_string()))?;
     let mut known: BTreeMap<String, Disclosed> = BTreeMap::new();
     for chain in [Chain::Plane(row.plane_id), Chain::Tenant(row.tenant_id)] {
         for value in tx.committed_values(&chain.to_string()).await? {

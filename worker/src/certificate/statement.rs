@@ -245,7 +245,8 @@ impl<'a> Life<'a> {
             let how = match binding.attested() {
                 Some(attested) if last["verified"] == false => {
                     store["attested"] = json!(attested);
-                    store["verification"] = json!({"method": "none: attested, not verified", "store_said": last["said"], "result": "unknown"});
+                    store["verification"] =
+                        json!({"method": "none: attested, not verified", "store_said": last["said"], "result": "unknown"});
                     Destroyed { what, method: Method::Attested, category: Category::Unverified }
                 }
                 _ => {
@@ -273,10 +274,13 @@ impl<'a> Life<'a> {
         let Some(archive) = &self.facts.archive else { return Json::Null };
         let purge = self.purge_evidence().cloned().unwrap_or_default();
         let contents = self.completed("export").last().map(|evidence| evidence["contents"].clone());
-        let how = match self.facts.key_destroyed_at.filter(|_| self.facts.offboarding.archive_key_id.is_some()) {
-            Some(_) => Destroyed { what: "archive".into(), method: Method::KeyDestroyed, category: Category::Purge },
-            None => Destroyed { what: "archive".into(), method: Method::Deleted, category: Category::BelowClear },
+        // A key that somebody was handed may be anywhere: that it was destroyed here makes nothing unreadable there.
+        let taken = self.all("ARCHIVE_KEY_TAKEN").next().is_some();
+        let (method, category) = match self.facts.key_destroyed_at.filter(|_| self.facts.offboarding.archive_key_id.is_some()) {
+            Some(_) if !taken => (Method::KeyDestroyed, Category::Purge),
+            _ => (Method::Deleted, Category::BelowClear),
         };
+        let how = Destroyed { what: "archive".into(), method, category };
         let shown = json!({
             "contents": contents, "manifest_sha256": archive.manifest_sha256, "records": archive.rows, "bytes": archive.bytes,
             "parts": archive.parts, "verified_at": instant(archive.verified_at), "method": how.method.as_str(),
@@ -306,7 +310,9 @@ impl<'a> Life<'a> {
             let expires = declared.and_then(|text| text.parse::<Span>().ok()).map(|span| instant(purged_at + span.0));
             let said = if expires.is_some() { "as declared" } else { "undeclared: how long they live is not known" };
             add(json!({"what": "backups", "store": binding.store, "retention": declared, "expire_by": expires, "said": said}));
-            add(json!({"what": "replicas and snapshots", "store": binding.store, "said": "only the store that answers was asked"}));
+            add(
+                json!({"what": "replicas and snapshots", "store": binding.store, "said": "only the store that answers was asked"}),
+            );
             let last = &purge["stores"][place];
             if last["verified"] == false {
                 add(json!({"what": "attested store", "store": binding.store, "said": "nothing of it was verified"}));
@@ -317,6 +323,10 @@ impl<'a> Life<'a> {
                 add(json!({"what": "remains", "store": binding.store, "said": said}));
             }
         }
+        if self.facts.key_destroyed_at.is_some() {
+            let said = "a copy of the ledger from before the purge holds the archive's key, wrapped under the master key";
+            add(json!({"what": "backups of the ledger", "said": said}));
+        }
         if purge["probes"].is_object() {
             let probes = &purge["probes"];
             add(json!({"what": "kept for probes", "said": probes["kept"], "until": probes["kept_until"]}));
@@ -326,7 +336,9 @@ impl<'a> Life<'a> {
                 Some("ARCHIVE_RESTORED") => {
                     add(json!({"what": "restored copy", "plane_id": entry["evidence"]["into"], "at": entry["at"]}))
                 }
-                Some("ARCHIVE_KEY_TAKEN") => add(json!({"what": "archive key in somebody's hands", "at": entry["at"], "by": by(entry)})),
+                Some("ARCHIVE_KEY_TAKEN") => {
+                    add(json!({"what": "archive key in somebody's hands", "at": entry["at"], "by": by(entry)}))
+                }
                 _ => {}
             }
         }

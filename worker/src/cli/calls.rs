@@ -9,9 +9,10 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     CommandError,
     args::{
-        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, CertificateCommand, Command, DecideArgs, DependentCommand,
-        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand, PlaneCommand, PolicyCommand,
-        ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
+        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, CertificateCommand, Command, DecideArgs,
+        DependentCommand, FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand,
+        PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
+        TokenCommand, UsageCommand, WaitArgs,
     },
     certificate::Given,
     sign::{self, Signing},

@@ -47,8 +47,9 @@ pub(super) fn give(global: &Global, mut document: Json, given: Given) -> Result<
                 text.push_str(&format!("\n{heading}:\n"));
                 for item in predicate[list].as_array().into_iter().flatten() {
                     let said = item.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-                    let said: Vec<String> =
-                        said.map(|(name, value)| format!("{name}: {}", value.as_str().map_or(value.to_string(), str::to_owned))).collect();
+                    let said: Vec<String> = said
+                        .map(|(name, value)| format!("{name}: {}", value.as_str().map_or(value.to_string(), str::to_owned)))
+                        .collect();
                     text.push_str(&format!("- {}\n", said.join(", ")));
                 }
             }
@@ -80,7 +81,9 @@ fn export(document: &Json, html: &str, to: &Path) -> Result<Json, CommandError> 
     for (path, text) in &files {
         write(path, text).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
     }
-    Ok(json!({"json": files[0].0, "html": files[1].0, "next": format!("lethe-verify certificate {} --key …", files[0].0.display())}))
+    Ok(
+        json!({"json": files[0].0, "html": files[1].0, "next": format!("lethe-verify certificate {} --key …", files[0].0.display())}),
+    )
 }
 
 /// Writes a file whole or not at all.

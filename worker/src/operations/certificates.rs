@@ -44,7 +44,9 @@ pub(super) async fn show(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) 
         return missing(&format!("the plane is {}: what was not purged has no certificate", found.plane.state));
     };
     let Some(document) = certificate::document(tx, &row).await? else {
-        return missing("the certificate is due and not issued yet: whoever has the log's key issues it (`lethe serve`, `lethe work`)");
+        return missing(
+            "the certificate is due and not issued yet: whoever has the log's key issues it (`lethe serve`, `lethe work`)",
+        );
     };
     let text = row.statement.unwrap_or_default();
     let statement: Json = serde_json::from_str(&text).unwrap_or_default();
