@@ -33,6 +33,7 @@ mod holds;
 mod idempotence;
 mod laws;
 mod locks;
+mod log;
 mod mistakes;
 mod model;
 mod nothing_comes_back;

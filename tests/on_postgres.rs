@@ -25,6 +25,7 @@ mod grace;
 mod grounds;
 mod holds;
 mod idempotence;
+mod log;
 mod mistakes;
 mod model;
 mod nothing_comes_back;

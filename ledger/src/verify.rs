@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use crate::{
     db::Tx,
     fault::Fault,
+    log::asked,
     rows::Cells,
     sql::statements,
     trail::{commitment, instant, link, origin},
@@ -56,9 +57,12 @@ macro_rules! entries {
         concat!(
             "SELECT t.*, (SELECT ",
             $values,
-            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals FROM trail t ",
+            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals, f.leaf_index, f.at AS leaf_at, f.event_type AS leaf_event_type,
+             f.outcome AS leaf_outcome, f.tenant_id AS leaf_tenant_id, f.plane_id AS leaf_plane_id, f.offboarding_id AS leaf_offboarding_id,
+             f.approval_id AS leaf_approval_id, f.policy_revision AS leaf_policy_revision
+             FROM trail t LEFT JOIN leaves f ON f.place = t.place ",
             $which,
-            " ORDER BY chain, sequence_no"
+            " ORDER BY t.chain, t.sequence_no"
         )
     };
 }
@@ -74,8 +78,8 @@ statements! {
         entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", ""),
         entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "");
     ENTRIES_OF = "read the trail",
-        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", "WHERE chain = $1"),
-        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "WHERE chain = $1");
+        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", "WHERE t.chain = $1"),
+        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "WHERE t.chain = $1");
 }
 
 impl Tx {
@@ -176,6 +180,11 @@ fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<R
         }
         verified.commitments += 1;
     }
+    if cells.get::<Option<i64>>("leaf_index")?.is_some()
+        && let Some(column) = leaf_differs(&body, cells)?
+    {
+        return fail(format!("what questions find it by, leaves.{column}, does not fit its body"));
+    }
     if let Some(to) = body["to_state"].as_str() {
         let from = body["from_state"].as_str().unwrap_or_default();
         if from != walk.state {
@@ -187,6 +196,27 @@ fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<R
     walk.head = hash;
     walk.next += 1;
     Ok(Ok(()))
+}
+
+/// The first column of the entry's leaf that does not follow from its body.
+fn leaf_differs(body: &Json, cells: &Cells<'_>) -> Result<Option<&'static str>, Fault> {
+    let asked = asked(body);
+    let id = |column: &'static str| Ok::<_, Fault>(cells.maybe_id(column)?.map(|id| id.to_string()));
+    for (column, kept, computed) in [
+        ("at", Some(instant(cells.at("leaf_at")?)), body["at"].as_str()),
+        ("event_type", Some(cells.get("leaf_event_type")?), body["event_type"].as_str()),
+        ("outcome", Some(cells.get("leaf_outcome")?), Some(asked.outcome)),
+        ("tenant_id", Some(cells.get("leaf_tenant_id")?), body["tenant_id"].as_str()),
+        ("plane_id", id("leaf_plane_id")?, body["plane_id"].as_str()),
+        ("offboarding_id", id("leaf_offboarding_id")?, body["offboarding_id"].as_str()),
+        ("approval_id", cells.get("leaf_approval_id")?, asked.approval_id),
+        ("policy_revision", cells.get("leaf_policy_revision")?, asked.policy_revision),
+    ] {
+        if kept.as_deref() != computed {
+            return Ok(Some(column));
+        }
+    }
+    Ok(None)
 }
 
 /// Compares the end of a walk with the chain's head and the plane's state.

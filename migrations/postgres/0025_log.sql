@@ -34,8 +34,7 @@ ALTER TABLE log_tiles ALTER COLUMN hashes SET STORAGE EXTERNAL;
 CREATE TABLE checkpoints (
     size bigint PRIMARY KEY CHECK (size > 0),    -- leaves of the tree
     root bytea NOT NULL CHECK (length(root) = 32), -- its hash
-    note text NOT NULL,                          -- the signed note (C2SP tlog-checkpoint)
-    sealed_at timestamptz NOT NULL               -- when
+    note text NOT NULL                           -- the signed note (C2SP tlog-checkpoint)
 );
 
 CREATE TABLE log_keys (

@@ -32,8 +32,7 @@ CREATE TABLE log_tiles (
 CREATE TABLE checkpoints (
     size INTEGER PRIMARY KEY CHECK (size > 0),   -- leaves of the tree
     root BLOB NOT NULL CHECK (length(root) = 32), -- its hash
-    note TEXT NOT NULL,                          -- the signed note (C2SP tlog-checkpoint)
-    sealed_at INTEGER NOT NULL                   -- when
+    note TEXT NOT NULL                           -- the signed note (C2SP tlog-checkpoint)
 ) STRICT;
 
 CREATE TABLE log_keys (

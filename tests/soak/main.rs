@@ -19,6 +19,7 @@ mod floor_on_postgres;
 mod idle;
 mod kills;
 mod large_plane;
+mod log;
 mod median;
 mod planes;
 mod power;
@@ -33,7 +34,17 @@ use serde_json::Value as Json;
 
 const SOAKS: [&str; 6] = ["cluster", "kills", "large_plane", "power", "tenants", "waiting"];
 
-const BENCHES: [&str; 6] = ["claim_scale", "idle_step", "wal_per_offboarding", "archive", "purge_partition", "neighbours"];
+const BENCHES: [&str; 9] = [
+    "claim_scale",
+    "idle_step",
+    "wal_per_offboarding",
+    "archive",
+    "purge_partition",
+    "neighbours",
+    "log_keeps_up",
+    "log_cost",
+    "log_verify",
+];
 
 /// Everything there is, soaks first.
 fn names() -> impl Iterator<Item = &'static str> {
@@ -108,6 +119,9 @@ async fn run(name: &str, options: Options) -> Json {
         "archive" => planes::archive(&options).await,
         "purge_partition" => planes::purge_partition(&options).await,
         "neighbours" => planes::neighbours(&options).await,
+        "log_keeps_up" => log::keeps_up(&options).await,
+        "log_cost" => log::cost(&options).await,
+        "log_verify" => log::verify(&options).await,
         other => match steps::PLANS.into_iter().find(|plan| plan.name == other) {
             Some(plan) => steps::bench(plan, &options).await,
             None => panic!("there is no soak {other}"),

@@ -14,6 +14,7 @@ pub mod invariants;
 pub mod keys;
 pub mod knowledge;
 pub mod ledger;
+pub mod log;
 pub mod masters;
 pub mod memory;
 pub mod permit;

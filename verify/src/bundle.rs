@@ -5,7 +5,7 @@
 //! tenant and missing. Where no scan is there, entries are genuine, and that is all that is said. The question is the reader's, and no
 //! signature covers it. Nothing here panics, whatever the file holds. It only computes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,10 @@ pub struct Bundle {
     /// [`FORMAT`].
     pub format: String,
     /// What was asked, for whoever reads it.
-    pub question: BTreeMap<String, Json>,
+    pub question: Json,
+    /// What the command line adds to each of its documents; it says nothing here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<u32>,
     /// The signed note.
     pub checkpoint: String,
     /// The entries.

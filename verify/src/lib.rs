@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod certificate;
 pub mod dsse;
 pub mod entry;
+pub mod export;
 pub mod folder;
 pub mod leaf;
 pub mod merkle;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use lethe_verify::{bundle::Bundle, bundle::Verified, certificate::Certificate, entry::Fault, folder, note::PublicKey, proof};
+use lethe_verify::{
+    bundle::Bundle, bundle::Verified, certificate::Certificate, entry::Fault, export::ExportFault, folder, note::PublicKey, proof,
+};
 use serde_json::json;
 
 /// Checks what Lethe proves, from files and a public key alone.
@@ -53,7 +55,7 @@ enum Command {
     },
     /// Entries of the trail, that they are the log's, and where the bundle says so that none is missing
     Bundle {
-        /// What `lethe audit export` wrote
+        /// What `lethe audit bundle` wrote
         file: PathBuf,
     },
     /// One entry, and that it is in the log
@@ -76,6 +78,11 @@ enum Command {
     /// A signed checkpoint
     Checkpoint {
         /// The note
+        file: PathBuf,
+    },
+    /// A whole log in one file: every entry's hash, every chain and the tree are computed from it
+    Export {
+        /// What `lethe log export` wrote
         file: PathBuf,
     },
     /// A whole published log: every hash is computed from its entries
@@ -115,6 +122,31 @@ fn keys(args: &Args) -> Result<Vec<PublicKey>, Stop> {
     lines.iter().map(read).collect()
 }
 
+/// In one pass, whatever its size.
+fn export(file: &Path, keys: &[PublicKey]) -> Result<Verified, Stop> {
+    let unread = |error: std::io::Error| Stop::Unread(format!("read {}: {error}", file.display()));
+    let lines = std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(file).map_err(unread)?);
+    let found = lethe_verify::export::verify(lines, keys).map_err(|fault| match fault {
+        ExportFault::Io(error) => Stop::Unread(format!("read {}: {error}", file.display())),
+        fault => Stop::Refuted(Fault::new("export", fault)),
+    })?;
+    let (checkpoint, key) = (&found.checkpoint, &found.key);
+    Ok(Verified {
+        verified: vec![
+            format!("checkpoint of {}: {} leaves, signed by {key}", checkpoint.origin, checkpoint.size),
+            format!(
+                "{} entries: each fits its hash and follows the one before it, and the root follows from them",
+                found.entries
+            ),
+            format!("{} chains, each from its first entry on", found.chains),
+        ],
+        trusted: vec![
+            format!("that {key} is the log's key, and was in nobody else's hands"),
+            "that the log showed others the same tree: compare its checkpoints with those that others keep".to_owned(),
+        ],
+    })
+}
+
 fn verify(args: &Args) -> Result<Verified, Stop> {
     let keys = keys(args)?;
     Ok(match &args.command {
@@ -125,6 +157,7 @@ fn verify(args: &Args) -> Result<Verified, Stop> {
             proof::Consistency::read(&read(proof)?)?.verify(&read(old)?, &read(new)?, &keys)?
         }
         Command::Checkpoint { file } => proof::checkpoint(&read(file)?, &keys)?,
+        Command::Export { file } => export(file, &keys)?,
         Command::Log { folder } => {
             read(&folder.join("checkpoint"))?;
             folder::verify(folder, &keys)?

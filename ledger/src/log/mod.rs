@@ -8,6 +8,7 @@
 mod published;
 mod seal;
 mod tree;
+mod verify;
 
 use chrono::{DateTime, Utc};
 use lethe_verify::note::PublicKey;
@@ -17,6 +18,7 @@ pub use self::{
     published::ToPublish,
     seal::{Sealed, Waiting},
     tree::{LeafOf, Proved},
+    verify::{LogFault, LogVerified},
 };
 use crate::{
     db::Tx,
@@ -27,9 +29,11 @@ use crate::{
 
 /// Every statement of this module.
 #[cfg(feature = "testing")]
-pub(crate) static ALL: &[&[&crate::sql::Sql]] = &[STATEMENTS, seal::STATEMENTS, tree::STATEMENTS, published::STATEMENTS];
+pub(crate) static ALL: &[&[&crate::sql::Sql]] =
+    &[STATEMENTS, seal::STATEMENTS, tree::STATEMENTS, published::STATEMENTS, verify::STATEMENTS];
 #[cfg(feature = "testing")]
 pub(crate) use self::seal::BATCHES;
+pub(crate) use self::seal::asked;
 
 /// Where the log stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,8 +80,6 @@ pub struct CheckpointRow {
     pub size: u64,
     /// The signed note.
     pub note: String,
-    /// When.
-    pub sealed_at: DateTime<Utc>,
 }
 
 statements! {
@@ -87,13 +89,13 @@ statements! {
     RETIRE_KEY = "retire a key of the log", "UPDATE log_keys SET retired_at = $2 WHERE vkey = $1 AND retired_at IS NULL";
     STOP = "note that the log stands still", "UPDATE log SET stopped_since = $1, stopped_why = $2 WHERE stopped_since IS NULL OR stopped_why <> $2";
     GO_ON = "note that the log goes on", "UPDATE log SET stopped_since = NULL, stopped_why = NULL WHERE stopped_since IS NOT NULL";
-    LATEST = "read the newest checkpoint", "SELECT size, note, sealed_at FROM checkpoints ORDER BY size DESC LIMIT 1";
-    AT_SIZE = "read a checkpoint", "SELECT size, note, sealed_at FROM checkpoints WHERE size = $1";
+    LATEST = "read the newest checkpoint", "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1";
+    AT_SIZE = "read a checkpoint", "SELECT size, note FROM checkpoints WHERE size = $1";
 }
 
 fn checkpoint(row: &Row) -> Result<CheckpointRow, Fault> {
     let cells = Cells::new(row, "checkpoints", "size");
-    Ok(CheckpointRow { size: cells.get::<i64>("size")? as u64, note: cells.get("note")?, sealed_at: cells.at("sealed_at")? })
+    Ok(CheckpointRow { size: cells.get::<i64>("size")? as u64, note: cells.get("note")? })
 }
 
 impl Tx {
@@ -124,10 +126,10 @@ impl Tx {
         rows.iter().map(key).collect()
     }
 
-    /// A key signs from the next checkpoint on.
-    pub async fn add_log_key(&mut self, key: &PublicKey) -> Result<(), Fault> {
-        let (at, size) = (self.at(), self.log().await?.size);
-        self.sql(&ADD_KEY).bind(key.to_string()).bind(at).bind(size as i64).one().await
+    /// A key signs what goes beyond a tree of this size.
+    pub async fn add_log_key(&mut self, key: &PublicKey, from_size: u64) -> Result<(), Fault> {
+        let at = self.at();
+        self.sql(&ADD_KEY).bind(key.to_string()).bind(at).bind(from_size as i64).one().await
     }
 
     /// A key signs no longer. Answers whether it did until now.

@@ -23,8 +23,8 @@ statements! {
         "UPDATE log SET publisher = $1, publisher_until = $2 WHERE publisher IS NULL OR publisher = $1 OR publisher_until <= $3";
     PUBLISHED = "note what is published", "UPDATE log SET published_size = $2 WHERE publisher = $1 AND published_size <= $2";
     NEXT = "read the next checkpoint to publish",
-        "SELECT size, note, sealed_at FROM checkpoints WHERE size > $1 AND size <= $2 ORDER BY size DESC LIMIT 1";
-    FIRST = "read the next checkpoint to publish", "SELECT size, note, sealed_at FROM checkpoints WHERE size > $1 ORDER BY size LIMIT 1";
+        "SELECT size, note FROM checkpoints WHERE size > $1 AND size <= $2 ORDER BY size DESC LIMIT 1";
+    FIRST = "read the next checkpoint to publish", "SELECT size, note FROM checkpoints WHERE size > $1 ORDER BY size LIMIT 1";
 }
 
 impl Tx {

@@ -16,7 +16,7 @@ use lethe_verify::{
     note::{Checkpoint, SigningKey},
     tile::{self, Edge},
 };
-use serde::Deserialize;
+use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
@@ -81,7 +81,7 @@ statements! {
         "UPDATE log SET size = $2, sealed_below = $3, stopped_since = NULL, stopped_why = NULL WHERE size = $1";
     AHEAD = "note how far the log's past is known",
         "SELECT $1, $2", "UPDATE log SET ahead_place = $1, ahead_xid = $2";
-    SIGN = "keep a checkpoint", "INSERT INTO checkpoints (size, root, note, sealed_at) VALUES ($1, $2, $3, $4)";
+    SIGN = "keep a checkpoint", "INSERT INTO checkpoints (size, root, note) VALUES ($1, $2, $3)";
 }
 
 static LEAVES: Many = Many {
@@ -104,24 +104,21 @@ static TILES: Many = Many {
 #[cfg(feature = "testing")]
 pub(crate) static BATCHES: &[&Many] = &[&LEAVES, &TILES];
 
-/// What a query asks for, out of an entry's body.
-#[derive(Deserialize)]
-struct Asked {
-    gate: Option<AskedGate>,
-    evidence: AskedEvidence,
+/// What a question asks for, out of an entry's body.
+pub(crate) struct Asked<'a> {
+    pub(crate) outcome: &'static str,
+    pub(crate) approval_id: Option<&'a str>,
+    pub(crate) policy_revision: Option<&'a str>,
 }
 
-#[derive(Deserialize)]
-struct AskedGate {
-    decision: String,
-    policy_revision: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct AskedEvidence {
-    approval_id: Option<String>,
-    policy_revision: Option<String>,
+/// The same of a body that was read as JSON.
+pub(crate) fn asked(body: &Json) -> Asked<'_> {
+    let (gate, evidence) = (&body["gate"], &body["evidence"]);
+    Asked {
+        outcome: outcome(body["event_type"].as_str().unwrap_or_default(), gate["decision"].as_str()),
+        approval_id: evidence["approval_id"].as_str(),
+        policy_revision: gate["policy_revision"].as_str().or(evidence["policy_revision"].as_str()),
+    }
 }
 
 /// A row of `leaves`.
@@ -129,7 +126,7 @@ struct LeafRow {
     place: i64,
     at: DateTime<Utc>,
     event_type: String,
-    outcome: String,
+    outcome: &'static str,
     tenant_id: String,
     plane_id: Option<Uuid>,
     offboarding_id: Option<Uuid>,
@@ -139,7 +136,7 @@ struct LeafRow {
 }
 
 /// How an entry ended, as questions have it.
-pub(crate) fn outcome(event_type: &str, decision: Option<&str>) -> &'static str {
+fn outcome(event_type: &str, decision: Option<&str>) -> &'static str {
     match (decision, event_type) {
         (Some("ALLOWED"), _) => "ALLOWED",
         (Some("PENDING"), _) => "PENDING",
@@ -158,19 +155,18 @@ fn waiting(row: &Row) -> Result<(Hash, LeafRow), Fault> {
     let unreadable = |column, message: String| Fault::Unreadable { table: "trail", column, id: chain.clone(), message };
     let leaf = Leaf::of(&chain, cells.get::<i64>("sequence_no")? as u64, &hash, &tenant_id)
         .ok_or_else(|| unreadable("hash", format!("`{hash}` is no digest")))?;
-    let asked: Asked = serde_json::from_str(&body).map_err(|error| unreadable("body", error.to_string()))?;
-    let event_type: String = cells.get("event_type")?;
-    let gate = asked.gate;
+    let body: Json = serde_json::from_str(&body).map_err(|error| unreadable("body", error.to_string()))?;
+    let asked = asked(&body);
     let row = LeafRow {
         place: cells.get("place")?,
         at: cells.at("at")?,
-        outcome: outcome(&event_type, gate.as_ref().map(|gate| gate.decision.as_str())).to_owned(),
-        event_type,
+        outcome: asked.outcome,
+        event_type: cells.get("event_type")?,
         tenant_id,
         plane_id: cells.maybe_id("plane_id")?,
         offboarding_id: cells.maybe_id("offboarding_id")?,
-        approval_id: asked.evidence.approval_id,
-        policy_revision: gate.map(|gate| gate.policy_revision).or(asked.evidence.policy_revision),
+        approval_id: asked.approval_id.map(ToOwned::to_owned),
+        policy_revision: asked.policy_revision.map(ToOwned::to_owned),
         actor_tag: cells.get("actor_tag")?,
     };
     Ok((leaf_hash(&leaf.bytes()), row))
@@ -228,7 +224,6 @@ impl Tx {
         let note = Checkpoint { origin, size, root }.signed(keys.iter().copied());
 
         let sealed_below = self.known_below(&log, last, more).await?;
-        let at = self.at();
         let swapped = self.sql(&SWAP).bind(log.size as i64).bind(size as i64).bind(sealed_below).run().await?;
         if swapped != 1 {
             return Err(Fault::LogMoved { size: log.size });
@@ -244,7 +239,7 @@ impl Tx {
             query.bind(i64::from(level)).bind(index as i64).bind(tile::to_bytes(&hashes))
         });
         self.run(script).await?;
-        self.sql(&SIGN).bind(size as i64).bind(root.as_slice()).bind(note).bind(at).one().await?;
+        self.sql(&SIGN).bind(size as i64).bind(root.as_slice()).bind(note).one().await?;
         Ok(Sealed::Entries { entries, size, more })
     }
 

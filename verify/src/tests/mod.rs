@@ -148,7 +148,8 @@ impl Log {
         let entry = |index: &u64| if *index < scan.from { self.proved(*index) } else { self.entries[*index as usize].clone() };
         Bundle {
             format: FORMAT.into(),
-            question: [("asked".to_owned(), json!("a test"))].into(),
+            question: json!({"asked": "a test"}),
+            schema_version: None,
             checkpoint: self.checkpoint(),
             entries: mine.iter().map(entry).collect(),
             scan: Some(scan),

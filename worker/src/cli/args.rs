@@ -191,6 +191,9 @@ pub(crate) enum Command {
     /// Keys of encrypted archives, and the master keys that wrap them
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// The log in which the trail is sealed, and the keys that sign it
+    #[command(subcommand)]
+    Log(LogCommand),
     /// The ledger itself: check it, copy it, release it from suspicion
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -823,10 +826,43 @@ pub(crate) enum AuditCommand {
         #[arg(long)]
         limit: Option<i64>,
     },
-    /// Recompute every chain from its rows; names the first fault
+    /// Recompute every chain, the log and what is published from the rows; names the first fault
     Verify {
         /// Only this plane's chain
         plane: Option<String>,
+        /// A signed checkpoint that was kept elsewhere: the log must begin with its tree
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// Leave out what is published
+        #[arg(long)]
+        unpublished: bool,
+    },
+    /// Prove that an entry is in the log; `lethe-verify inclusion` checks it
+    Prove {
+        /// The entry's event_id, as `audit list --json` shows it
+        entry: uuid::Uuid,
+    },
+    /// Prove that the log only grew from one checkpoint to another; `lethe-verify consistency` checks it
+    Consistency {
+        /// A size, or the file of a signed checkpoint
+        old: String,
+        /// Another one [default: the newest]
+        new: Option<String>,
+    },
+    /// Write entries with their proofs: all of a plane or tenant, and that nothing is left out; `lethe-verify bundle` checks it
+    Bundle {
+        /// All of this plane
+        #[arg(required_unless_present_any = ["tenant", "leaves"])]
+        plane: Option<String>,
+        /// All of this tenant, its planes included
+        #[arg(long, value_name = "T", conflicts_with = "plane")]
+        tenant: Option<String>,
+        /// Single entries, by the numbers of their leaves
+        #[arg(long = "leaf", value_name = "N", conflicts_with_all = ["plane", "tenant"])]
+        leaves: Vec<u64>,
+        /// Where to
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// Print or write every entry with its hashes, without personal values
     Export {
@@ -872,6 +908,44 @@ pub(crate) enum CertificateCommand {
         /// The log's public key: NAME+NUMBER+KEY [default: the keys that this ledger knows]
         #[arg(long, value_name = "VKEY")]
         key: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Show where the log stands, its keys and its newest checkpoint
+    Show,
+    /// Print the newest signed checkpoint, to be kept elsewhere
+    Checkpoint,
+    /// Seal and publish what waits, now
+    Seal,
+    /// Write every sealed entry and the checkpoint that signs them, without personal values; `lethe-verify export` checks it
+    Export {
+        /// A file that does not exist yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Make a key that signs, in a new file that only its owner may read
+    InitKey {
+        /// A file that does not exist yet
+        file: PathBuf,
+        /// The log's name, as example.com/lethe; a key that follows another one bears the same
+        #[arg(long)]
+        name: String,
+    },
+    /// Take a key out of use, after another one has signed beside it
+    RetireKey {
+        /// The public key, as `log show` has it
+        key: String,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let the configured key sign although no earlier key vouches for it: the earlier one is lost, or the ledger was restored
+    AdoptKey {
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
     },
 }
 

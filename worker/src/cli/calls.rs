@@ -1,6 +1,6 @@
 //! From a command to the operation it calls.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use lethe_stages::{LifecycleState, canonical};
@@ -10,7 +10,7 @@ use super::{
     CommandError,
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, CertificateCommand, Command, DecideArgs,
-        DependentCommand, FindingCommand, HoldCommand, KeysCommand, LedgerCommand, NoticeCommand, OffboardingCommand,
+        DependentCommand, FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand,
         PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
         TokenCommand, UsageCommand, WaitArgs,
     },
@@ -36,6 +36,20 @@ pub(super) struct Planned {
     pub(super) write_to: Option<PathBuf>,
     /// How a certificate is given.
     pub(super) certificate: Option<Given>,
+    /// Where the answer is written instead of being printed.
+    pub(super) document_to: Option<PathBuf>,
+    /// The one text of the answer that is printed, as it is.
+    pub(super) only: Option<&'static str>,
+}
+
+/// A file's text.
+fn text_of(path: &Path) -> Result<String, CommandError> {
+    std::fs::read_to_string(path).map_err(|error| CommandError::Usage(format!("read {}: {error}", path.display())))
+}
+
+/// A number as it is, or the text of a file.
+fn size_or_text(text: &str) -> Result<String, CommandError> {
+    if text.parse::<u64>().is_ok() { Ok(text.to_owned()) } else { text_of(Path::new(text)) }
 }
 
 fn planned(operation: &'static str, arguments: Json) -> Planned {
@@ -206,7 +220,23 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 let arguments = given(&[("plane", &plane), ("tenant", &tenant), ("event_type", &event_type)]);
                 planned("governance.audit.list", with(json!({"limit": limit}), arguments))
             }
-            AuditCommand::Verify { plane } => planned("governance.audit.verify", Json::Object(given(&[("plane", &plane)]))),
+            AuditCommand::Verify { plane, checkpoint, unpublished } => {
+                let checkpoint = checkpoint.as_deref().map(text_of).transpose()?;
+                let arguments = given(&[("plane", &plane), ("checkpoint", &checkpoint)]);
+                planned("governance.audit.verify", with(json!({"unpublished": unpublished}), arguments))
+            }
+            AuditCommand::Prove { entry } => planned("governance.audit.prove", json!({"entry": entry})),
+            AuditCommand::Consistency { old, new } => {
+                let new = new.as_deref().map(size_or_text).transpose()?;
+                planned("governance.audit.consistency", with(json!({"old": size_or_text(&old)?}), given(&[("new", &new)])))
+            }
+            AuditCommand::Bundle { plane, tenant, leaves, to } => Planned {
+                document_to: Some(to),
+                ..planned(
+                    "governance.audit.bundle",
+                    with(json!({"leaves": leaves}), given(&[("plane", &plane), ("tenant", &tenant)])),
+                )
+            },
             AuditCommand::Export { plane, tenant, to } => Planned {
                 write_to: to,
                 ..planned("governance.audit.export", Json::Object(given(&[("plane", &plane), ("tenant", &tenant)])))
@@ -241,6 +271,15 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             KeysCommand::Show => planned("governance.keys.show", json!({})),
             KeysCommand::Rewrap { reason } => planned("governance.keys.rewrap", json!({"reason": reason})),
             KeysCommand::Init { .. } => return Err(no_call()),
+        },
+        Command::Log(command) => match command {
+            LogCommand::Show => planned("governance.log.show", json!({})),
+            LogCommand::Checkpoint => Planned { only: Some("checkpoint"), ..planned("governance.log.show", json!({})) },
+            LogCommand::Seal => planned("governance.log.seal", json!({})),
+            LogCommand::Export { to } => planned("governance.log.export", json!({"to": to})),
+            LogCommand::RetireKey { key, reason } => planned("governance.log.retire_key", json!({"key": key, "reason": reason})),
+            LogCommand::AdoptKey { reason } => planned("governance.log.adopt_key", json!({"reason": reason})),
+            LogCommand::InitKey { .. } => return Err(no_call()),
         },
         Command::Ledger(command) => match command {
             LedgerCommand::Check => planned("governance.ledger.check", json!({})),

@@ -17,11 +17,11 @@ use std::{io::Write, process::ExitCode, sync::Arc};
 
 use clap::{CommandFactory, Parser};
 use lethe_ledger::Fault;
-use lethe_stages::Refusal;
+use lethe_stages::{Code, Refusal};
 use serde_json::{Value as Json, json};
 
 pub use self::args::Cli;
-use self::args::{CertificateCommand, Command, Global, KeysCommand};
+use self::args::{CertificateCommand, Command, Global, KeysCommand, LogCommand};
 pub(crate) use self::{args::DemoArgs, open::assemble};
 use crate::{
     clock::SystemEntropy,
@@ -157,6 +157,14 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Certificate(CertificateCommand::Verify { file, key }) => certificate::verify(&global, &file, &key).await,
+        Command::Log(LogCommand::InitKey { file, name }) => {
+            let made = crate::log::create_key(&file, &name, &SystemEntropy);
+            let made = made.map_err(|error| CommandError::Local(format!("make a key in {}: {error}", file.display())))?;
+            let file = std::path::absolute(&file).unwrap_or(file);
+            let reference = KeyReference::File(file).to_string();
+            print(&global, "log", json!({"vkey": made.public().to_string(), "reference": reference}));
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Demo(args) => crate::demo::run(args, global.json).await,
         Command::Migrate { insecure_demo, app_role } => {
             let ledger = open::migrate(&global, insecure_demo, &app_role).await?;
@@ -259,6 +267,18 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
     }
     if let Some(given) = planned.certificate {
         return certificate::give(global, document, given);
+    }
+    if let Some(path) = planned.document_to {
+        let text = format!("{document}\n");
+        std::fs::write(&path, text).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
+        document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
+    }
+    if let (Some(only), false) = (planned.only, global.json) {
+        let Some(text) = document[only].as_str() else {
+            return Err(Refusal::new(Code::LogOff, format!("there is no {only} yet: `lethe log show` says why")).into());
+        };
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        return Ok(ExitCode::SUCCESS);
     }
     if operation == "knowledge.offboarding.plan" && !global.json {
         print_plan(document);

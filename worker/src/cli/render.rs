@@ -160,6 +160,7 @@ const TABLES: &[(&str, Columns)] = &[
         "master_keys",
         &[("MASTER KEY", "reference"), ("ID", "master_key_id"), ("USE", "use"), ("KEYS", "keys"), ("WRONG", "error")],
     ),
+    ("log_keys", &[("KEY", "vkey"), ("SINCE", "added_at"), ("FROM LEAF", "from_size"), ("RETIRED", "retired_at")]),
     ("without_master_key", &[("MASTER KEY THAT IS NOT AT HAND", "master_key_id"), ("KEYS", "keys"), ("SINCE", "oldest_at")]),
     ("restored", &[("FROM STORE", "store"), ("FROM TABLE", "resource"), ("TABLE", "table"), ("ROWS", "rows")]),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),

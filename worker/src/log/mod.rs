@@ -14,10 +14,11 @@ mod publish;
 use chrono::TimeDelta;
 use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Ledger, LogKey, LogState, Sealed, Tx, Waiting};
 use lethe_stages::crash::{CrashPoint, reached};
-use lethe_verify::note::SigningKey;
+use lethe_verify::note::{PublicKey, SigningKey};
 use serde_json::json;
 use uuid::Uuid;
 
+pub(crate) use self::keyring::create as create_key;
 pub use self::keyring::{KeyFault, LogKeyring};
 use crate::{
     config::{LogConfig, NONE},
@@ -65,11 +66,6 @@ impl LogPlace {
     /// Where it is published; `None`: nowhere.
     pub(crate) fn published_at(&self) -> Option<&str> {
         self.publish.as_deref()
-    }
-
-    /// The keys.
-    pub(crate) fn keyring(&self) -> &LogKeyring {
-        &self.keyring
     }
 }
 
@@ -124,6 +120,17 @@ impl KnowledgeLifecycleManager {
         };
         self.stop_log(&why).await?;
         Ok(Some(why))
+    }
+
+    /// Where the log is published; `None`: nowhere.
+    pub(crate) fn log_is_published_at(&self) -> Option<&str> {
+        self.log.published_at()
+    }
+
+    /// The key with which this process signs; `None`: it has none.
+    pub(crate) fn log_key(&self) -> Result<Option<PublicKey>, KeyFault> {
+        let keys = self.log.keyring.read(true, self.ledger.entropy().as_ref())?;
+        Ok(keys.and_then(|keys| keys.first().map(SigningKey::public)))
     }
 
     async fn look_at_log(&self) -> Result<(Vec<LogKey>, LogState, Option<Waiting>), Fault> {
@@ -186,12 +193,17 @@ impl KnowledgeLifecycleManager {
             return Ok(sealed);
         }
         // Under the log's lock: what is new is put on record once.
+        let known = tx.log_keys().await?;
+        let from_size = match sealed {
+            Sealed::Entries { entries, size, .. } => size - entries,
+            _ => tx.log().await?.size,
+        };
         for key in signs {
             let public = key.public();
             if !known.iter().any(|known| known.vkey == public.to_string()) {
-                tx.add_log_key(&public).await?;
+                tx.add_log_key(&public, from_size).await?;
                 let mut entry = log_entry(EventType::LogKeyAdded);
-                entry.evidence = json!({"vkey": public.to_string()});
+                entry.evidence = json!({"vkey": public.to_string(), "from_size": from_size});
                 tx.append(entry).await?;
             }
         }

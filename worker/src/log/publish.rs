@@ -15,6 +15,7 @@ use lethe_verify::{
     note::{Checkpoint, Note},
     tile::{self, Tile, WIDTH},
 };
+use serde_json::{Value as Json, json};
 
 use super::KnowledgeLifecycleManager;
 
@@ -125,6 +126,44 @@ impl KnowledgeLifecycleManager {
         match why {
             None => Ok(found.size),
             Some(why) => Err(forked(why)),
+        }
+    }
+
+    /// Compares everything that is outside with this ledger: what was compared, or the first place that is not as it must be.
+    pub(crate) async fn compare_published(&self) -> Result<Json, Fault> {
+        let Some(url) = self.log.published_at() else { return Ok(Json::Null) };
+        let noted = self.ledger.read(async |tx: &mut Tx| tx.log().await).await?.published_size;
+        let wrong = |place: &str, fault: String| Ok(json!({"url": url, "place": place, "fault": fault}));
+        let compared = async {
+            let shelf = self.world.shelf(url)?;
+            let size = self.outside(&shelf).await?;
+            if size < noted {
+                let why = format!(
+                    "the checkpoint that is published has {size} leaves, and {noted} had been published: it was rolled back"
+                );
+                return Err(Trouble::Forked(why));
+            }
+            let tiles = Tile::between(0, size);
+            for some in tiles.chunks(WIDTH as usize) {
+                let files = stream::iter(self.files(some, size).await?).map(|(path, bytes)| {
+                    let shelf = &shelf;
+                    async move {
+                        match shelf.read(&path).await? {
+                            Some(there) if there == bytes => Ok(()),
+                            Some(_) => Err(Trouble::Forked(format!("{path} was changed"))),
+                            None => Err(Trouble::Forked(format!("{path} is gone"))),
+                        }
+                    }
+                });
+                files.buffered(AT_ONCE).try_collect::<Vec<()>>().await?;
+            }
+            Ok((size, tiles.len()))
+        };
+        match compared.await {
+            Ok((size, tiles)) => Ok(json!({"url": url, "size": size, "files": tiles})),
+            Err(Trouble::Forked(why)) => wrong("what is published", why),
+            Err(Trouble::Away(error)) => wrong("what is published", format!("it cannot be read: {error}")),
+            Err(Trouble::Fault(fault)) => Err(fault),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The audit trail, to read, to verify and to take away.
 
 use lethe_ledger::{EventType, TrailFilter, Tx};
+use lethe_verify::note::Checkpoint;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -35,25 +36,73 @@ pub(super) async fn list(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) 
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Only {
+struct Verify {
     #[serde(default)]
     plane: Option<String>,
+    /// A signed checkpoint that somebody kept.
+    #[serde(default)]
+    checkpoint: Option<String>,
+    /// Whether what is published is left out.
+    #[serde(default)]
+    unpublished: bool,
 }
 
-pub(super) async fn verify(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json) -> Outcome {
-    let args: Only = arguments(call)?;
+/// Compares what is published with the ledger, before the transaction.
+pub(super) async fn compare_published(app: &App, call: &Call) -> Outcome {
+    let args: Verify = arguments(call)?;
+    if args.plane.is_some() || args.unpublished || call.tenant.is_some() {
+        return Ok(Json::Null);
+    }
+    Ok(json!(app.manager.compare_published().await?))
+}
+
+pub(super) async fn verify(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {
+    let args: Verify = arguments(call)?;
     let chain = match &args.plane {
         Some(plane) => Some(format!("plane:{}", lookup::plane(tx, call, plane).await?.plane.id)),
         None => None,
     };
-    Ok(match tx.verify_trail(chain.as_deref()).await? {
-        Ok(verified) => {
-            let mut answer = json!(verified);
-            answer["audit"] = json!("verified");
-            answer
+    let mut answer = match tx.verify_trail(chain.as_deref()).await? {
+        Ok(verified) => json!(verified),
+        Err(fault) => return Ok(json!({"audit": "broken", "fault": fault, "message": fault.to_string()})),
+    };
+    let broken = |place: &str, fault: &str| {
+        let message = format!("log, {place}: {fault}");
+        Ok(json!({"audit": "broken", "fault": {"place": place, "fault": fault}, "message": message}))
+    };
+    if chain.is_none() {
+        match tx.verify_log().await? {
+            Ok(verified) => answer["log"] = json!(verified),
+            Err(fault) => return broken(&fault.place, &fault.fault),
         }
-        Err(fault) => json!({"audit": "broken", "fault": fault, "message": fault.to_string()}),
-    })
+    }
+    if let Some(note) = &args.checkpoint {
+        let keys = tx.log_keys().await?.iter().map(lethe_ledger::LogKey::public).collect::<Result<Vec<_>, _>>()?;
+        let (kept, key) = match Checkpoint::verified(note, &keys) {
+            Ok(kept) => kept,
+            Err(error) => return broken("the checkpoint given", &error.to_string()),
+        };
+        let size = tx.log().await?.size;
+        if kept.size > size {
+            let fault = format!("it has {} leaves, this log has {size}: the ledger was rolled back, or replaced", kept.size);
+            return broken("the checkpoint given", &fault);
+        }
+        if tx.root_at(kept.size).await? != kept.root {
+            return broken(
+                "the checkpoint given",
+                &format!("this log's first {} leaves are others: the log was forked", kept.size),
+            );
+        }
+        answer["checkpoint"] = json!({"size": kept.size, "key": key.to_string(), "log": "begins with its tree"});
+    }
+    if !prepared.is_null() {
+        if let (Some(place), Some(fault)) = (prepared["place"].as_str(), prepared["fault"].as_str()) {
+            return broken(place, fault);
+        }
+        answer["published"] = prepared;
+    }
+    answer["audit"] = json!("verified");
+    Ok(answer)
 }
 
 /// Every entry with its hash, for somebody who verifies elsewhere. Personal values are left out unless asked for.

@@ -19,14 +19,20 @@ pub(super) async fn marks(app: &App, _call: &Call) -> Outcome {
 pub(super) async fn check(app: &App, tx: &mut Tx, _call: &Call, prepared: Json) -> Outcome {
     let file = tx.integrity().await?;
     let trail = tx.verify_trail(None).await?;
+    let log = tx.verify_log().await?;
     let kept = if app.ledger.path().is_some() { "ok" } else { "kept by the server" };
     let witness = tx.witness().await?;
-    let sound = file.is_empty() && trail.is_ok() && witness.behind_since.is_none() && witness.clock_suspect_since.is_none();
+    let sound = file.is_empty()
+        && trail.is_ok()
+        && log.is_ok()
+        && witness.behind_since.is_none()
+        && witness.clock_suspect_since.is_none();
     Ok(json!({
         "ledger": if sound { "sound" } else { "suspect" },
         "file": if file.is_empty() { json!(kept) } else { json!(file) },
         "audit": if trail.is_ok() { "verified" } else { "broken" },
         "trail": match trail { Ok(verified) => json!(verified), Err(fault) => json!({"fault": fault.to_string()}) },
+        "log": match log { Ok(verified) => json!(verified), Err(fault) => json!({"fault": fault.to_string()}) },
         "era": witness.era, "behind_since": witness.behind_since, "clock_suspect_since": witness.clock_suspect_since,
         "may_destroy": prepared["may_destroy"] == true && witness.clock_suspect_since.is_none(),
     }))

@@ -21,6 +21,7 @@ mod exceptions;
 mod ingest;
 mod keys;
 mod ledger;
+mod log;
 mod lookup;
 mod notices;
 mod offboardings;
@@ -30,6 +31,7 @@ mod planes;
 mod policies;
 mod preview;
 mod probes;
+mod prove;
 mod rebuild;
 mod restore;
 mod status;
@@ -180,7 +182,7 @@ operations! {
     "knowledge.finding.show" read ANYBODY Read probes::show_finding;
     "knowledge.finding.close" write HUMANS Review probes::close_finding;
     "knowledge.certificate.list" read ANYBODY Read certificates::list;
-    "knowledge.certificate.show" read ANYBODY Read certificates::show;
+    "knowledge.certificate.show" read ANYBODY Read certificates::show, after log::seal_first;
     "knowledge.hold.place" write HUMANS Hold control::place_hold;
     "knowledge.hold.release" write HUMANS ReleaseHold control::release_hold;
     "knowledge.hold.list" read ANYBODY Read control::list_holds;
@@ -196,9 +198,17 @@ operations! {
     "governance.ledger.check" read ANYBODY Read ledger::check, after ledger::marks;
     "governance.ledger.backup" read ANYBODY Read archives::answer, after ledger::backup;
     "governance.ledger.reconcile" write HUMANS Recover ledger::reconcile, after ledger::probe_again;
+    "governance.log.show" read ANYBODY Read log::show;
+    "governance.log.seal" read ANYBODY Read log::sealed, after log::seal_now;
+    "governance.log.export" read ANYBODY Read archives::answer, after log::write_export;
+    "governance.log.retire_key" write HUMANS ManageKeys log::retire_key;
+    "governance.log.adopt_key" write HUMANS ManageKeys log::adopt_key, after log::read_key;
     "governance.clock.confirm" write HUMANS Recover ledger::confirm_clock;
     "governance.audit.list" read ANYBODY Read audit::list;
-    "governance.audit.verify" read ANYBODY Read audit::verify;
+    "governance.audit.verify" read ANYBODY Read audit::verify, after audit::compare_published;
+    "governance.audit.prove" read ANYBODY Read prove::prove, after log::seal_first;
+    "governance.audit.consistency" read ANYBODY Read prove::consistency, after log::seal_first;
+    "governance.audit.bundle" read ANYBODY Read prove::bundle, after log::seal_first;
     "governance.audit.export" read ANYBODY Read audit::export;
 }
 

@@ -110,6 +110,7 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     let shell_task = tokio::spawn(monitor.run());
     let renewer = tokio::spawn(renew(shared.clone()));
     let listener = tokio::spawn(listen(shared.clone()));
+    let log = options.roles.sweeper.then(|| tokio::spawn(keep_log(shared.clone())));
 
     tracing::info!(worker = shared.worker, slots, "started");
     let claimed = claim(&shared, &mut options, to_apalis).await;
@@ -117,7 +118,8 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
     renewer.abort();
     listener.abort();
     let ended = shell_task.await.map_err(|error| RunError::Shell(error.to_string()))?;
-    if options.roles.sweeper {
+    if let Some(log) = log {
+        log.abort();
         // What the last runs wrote.
         log_once(&shared).await;
     }
@@ -156,14 +158,7 @@ fn monitor(shared: &Arc<Shared>, from_claimer: mpsc::Receiver<Claimed>, roles: R
                 .build(reload)
         });
     }
-    let (notices, log) = (shared.clone(), shared.clone());
-    let seals = shared.app.config.log.every.0;
-    let monitor = monitor.register(move |restarts| {
-        WorkerBuilder::new(format!("{}-log-{restarts}", log.worker))
-            .backend(CronScheduler::new(Every(seals)))
-            .data(log.clone())
-            .build(keep_log)
-    });
+    let notices = shared.clone();
     let monitor = monitor.register(move |restarts| {
         WorkerBuilder::new(format!("{}-notices-{restarts}", notices.worker))
             .backend(CronScheduler::new(Every(every)))
@@ -208,9 +203,13 @@ async fn probe(_tick: Tick, shared: Data<Arc<Shared>>) {
     }
 }
 
-/// Seals what was written meanwhile and publishes it; the place may be slow, so nothing else waits for it.
-async fn keep_log(_tick: Tick, shared: Data<Arc<Shared>>) {
-    log_once(&shared).await;
+/// Seals what was written meanwhile and publishes it, several times a second; the place may be slow, so nothing else waits for it.
+async fn keep_log(shared: Arc<Shared>) {
+    let every = shared.app.config.log.every.0.to_std().unwrap_or(Duration::from_secs(1)).max(Duration::from_millis(10));
+    loop {
+        log_once(&shared).await;
+        tokio::time::sleep(every).await;
+    }
 }
 
 /// Seals, issues what the sealed purges are owed, and seals that.

@@ -1,0 +1,464 @@
+//! The log: every entry is sealed once, in the order of its chain, and what was published is never taken back; without its key nothing is
+//! sealed and nothing is purged, and the trail is written all the same.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Sealed, Tx};
+use lethe_stages::crash::CrashPoint;
+use lethe_verify::{
+    leaf::{Leaf, tag},
+    merkle::{Hash, check_consistency},
+    note::{Checkpoint, Note, SigningKey},
+};
+use serde_json::{Value as Json, json};
+
+use crate::support::{
+    World,
+    binary::Installed,
+    invariants, knowledge,
+    log::{Log, NAME},
+};
+
+async fn verified(world: &World) -> Json {
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert_eq!(answer["audit"], "verified", "{answer}");
+    answer
+}
+
+async fn why(world: &World) -> String {
+    world.call("user:auditor", "governance.log.show", json!({})).await["stopped_why"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Every entry of the trail as a leaf, in the order of writing.
+async fn entries(world: &World) -> Vec<Leaf> {
+    let text = |column: &str| format!("SELECT CAST({column} AS TEXT) FROM trail ORDER BY place");
+    let (chains, numbers) = (world.texts(&text("chain")).await, world.texts(&text("sequence_no")).await);
+    let (hashes, tenants) = (world.texts(&text("hash")).await, world.texts(&text("tenant_id")).await);
+    let rows = chains.iter().zip(numbers).zip(hashes).zip(tenants);
+    rows.map(|(((chain, number), hash), tenant)| Leaf::of(chain, number.parse().unwrap(), &hash, &tenant).unwrap()).collect()
+}
+
+/// Of each chain, what was sealed comes in the chain's order.
+fn in_order(leaves: &[Leaf]) {
+    let mut next = std::collections::HashMap::new();
+    for leaf in leaves {
+        let expected = next.entry(leaf.chain).or_insert(0);
+        assert_eq!(leaf.sequence_no, *expected);
+        *expected += 1;
+    }
+}
+
+#[tokio::test]
+async fn every_entry_is_sealed_once_in_its_chains_order_and_published() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let plane = world.acme(2).await;
+    world.archived(&plane).await;
+    let report = world.app.manager.keep_log().await.unwrap();
+    assert_eq!(report.sealed, report.published);
+    let leaves = log.leaves(&["first"]);
+    // What is put on record of the key is sealed the next time.
+    assert_eq!(leaves, entries(&world).await[..leaves.len()]);
+    assert_eq!(leaves.len() as i64 + 1, world.number("SELECT count(*) FROM trail").await);
+    world.app.manager.keep_log().await.unwrap();
+    let leaves = log.leaves(&["first"]);
+    assert_eq!(leaves, entries(&world).await);
+    in_order(&leaves);
+    let of_plane = leaves.iter().filter(|leaf| leaf.chain == tag(&format!("plane:{plane}"))).count() as i64;
+    assert_eq!(of_plane, world.number(&format!("SELECT count(*) FROM trail WHERE plane_id = '{plane}'")).await);
+    let answer = verified(&world).await;
+    assert_eq!(answer["log"]["leaves"], leaves.len());
+    assert_eq!((&answer["log"]["waiting"], &answer["published"]["size"]), (&json!(0), &json!(leaves.len())));
+    let again = world.app.manager.keep_log().await.unwrap();
+    assert_eq!((again.sealed, again.published, again.stopped), (0, 0, None), "nothing is left to do");
+    invariants::check(&world).await;
+}
+
+/// A transaction took its place in the trail and is committed after others that came later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_commit_gets_a_later_leaf_and_nothing_is_left_out() {
+    if !crate::ON_POSTGRES {
+        // One writes at a time.
+        return;
+    }
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    world.call("user:root", "account.tenant.register", json!({"name": "acme"})).await;
+    let tenant = world.tenant_id("acme").await.parse().unwrap();
+    let (taken, is_taken) = tokio::sync::oneshot::channel();
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let ledger = world.app.ledger.clone();
+    let late = tokio::spawn(async move {
+        let work = async |tx: &mut Tx| {
+            let actor = Actor::system("late");
+            tx.append(Entry::new(Chain::Tenant(tenant), Some(tenant), EventType::StatusChanged, &actor, "test")).await?;
+            // It is written, and not committed.
+            tx.savepoint().await?;
+            taken.send(()).unwrap();
+            released.await.unwrap();
+            Ok::<_, Fault>(())
+        };
+        ledger.transact(work).await.unwrap().into_inner();
+    });
+    is_taken.await.unwrap();
+    for number in 0..5 {
+        world.call("user:root", "account.tenant.register", json!({"name": format!("other-{number}")})).await;
+        world.app.manager.keep_log().await.unwrap();
+    }
+    let before = log.leaves(&["first"]);
+    let below = world.number("SELECT sealed_below FROM log").await;
+    let place = "SELECT max(place) FROM trail WHERE event_type = 'STATUS_CHANGED'";
+    release.send(()).unwrap();
+    late.await.unwrap();
+    let place = world.number(place).await;
+    assert!(below <= place, "{below} is not beyond {place}, which could still come");
+    world.app.manager.keep_log().await.unwrap();
+    let leaves = log.leaves(&["first"]);
+    assert_eq!(&leaves[..before.len()], &before[..]);
+    assert!(leaves[before.len()..].iter().any(|leaf| leaf.chain == tag(&format!("tenant:{tenant}"))));
+    in_order(&leaves);
+    // With nobody left who could be late, the past is known.
+    for number in 5..9 {
+        world.call("user:root", "account.tenant.register", json!({"name": format!("other-{number}")})).await;
+        world.app.manager.keep_log().await.unwrap();
+    }
+    assert!(world.number("SELECT sealed_below FROM log").await > place);
+    verified(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_seals_at_once_seals_one_log() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let tenants: Vec<String> = {
+        for number in 0..4 {
+            world.call("user:root", "account.tenant.register", json!({"name": format!("tenant-{number}")})).await;
+        }
+        world.texts("SELECT CAST(id AS TEXT) FROM tenants").await
+    };
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut sealers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (app, done) = (world.app.clone(), done.clone());
+        sealers.spawn(async move {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let report = app.manager.keep_log().await.unwrap();
+                assert_eq!(report.stopped, None);
+            }
+        });
+    }
+    let mut writers = tokio::task::JoinSet::new();
+    for tenant in tenants {
+        let (ledger, tenant) = (world.app.ledger.clone(), tenant.parse().unwrap());
+        writers.spawn(async move {
+            for _ in 0..100 {
+                let append = async |tx: &mut Tx| {
+                    let actor = Actor::system("writer");
+                    for _ in 0..3 {
+                        tx.append(Entry::new(Chain::Tenant(tenant), Some(tenant), EventType::StatusChanged, &actor, "test"))
+                            .await?;
+                    }
+                    Ok::<_, Fault>(())
+                };
+                ledger.transact(append).await.unwrap().into_inner();
+            }
+        });
+    }
+    while let Some(writer) = writers.join_next().await {
+        writer.unwrap();
+    }
+    done.store(true, std::sync::atomic::Ordering::SeqCst);
+    while let Some(sealer) = sealers.join_next().await {
+        sealer.unwrap();
+    }
+    // Once for what is left, once for what publishing left to whoever held its lease.
+    world.clock.advance(TimeDelta::seconds(61));
+    world.app.manager.keep_log().await.unwrap();
+    world.app.manager.keep_log().await.unwrap();
+    let leaves = log.leaves(&["first"]);
+    in_order(&leaves);
+    assert_eq!(leaves.len() as i64, world.number("SELECT count(*) FROM trail").await);
+    assert_eq!(verified(&world).await["log"]["leaves"], leaves.len());
+}
+
+#[tokio::test]
+async fn without_its_key_nothing_is_sealed_or_purged_and_everything_is_written() {
+    let log = Log::new();
+    let config = log.config("first", &[]);
+    let world = World::with(&config).await;
+    let plane = world.acme(2).await;
+    world.archived(&plane).await;
+    world.app.manager.keep_log().await.unwrap();
+    let size = log.checkpoint(&["first"]).size;
+    std::fs::rename(log.path("first"), log.path("away")).unwrap();
+    world.approve(&plane).await;
+    world.advance(TimeDelta::days(400)).await;
+    world.drain().await;
+    assert_eq!(world.status(&plane).await["state"], "ARCHIVED");
+    assert_eq!(world.run(&plane).await, ("purge".into(), "parked".into()));
+    assert!(why(&world).await.contains("No such file"), "{}", why(&world).await);
+    let report = world.app.manager.keep_log().await.unwrap();
+    assert!(report.sealed == 0 && report.stopped.is_some());
+    assert_eq!(log.checkpoint(&["away"]).size, size, "nothing is sealed");
+    world.call("user:root", "account.tenant.register", json!({"name": "other"})).await;
+    let said = world.number("SELECT count(*) FROM trail WHERE event_type = 'LOG_STOPPED'").await;
+    assert_eq!(said, 1, "it is said once");
+
+    // Another key is not this log's.
+    log.make("first", 9);
+    world.app.manager.keep_log().await.unwrap();
+    let said = why(&world).await;
+    assert!(said.contains(&log.public("away").to_string()) && said.contains("adopt-key"), "{said}");
+    std::fs::write(log.path("first"), "garbage").unwrap();
+    world.app.manager.keep_log().await.unwrap();
+    assert!(why(&world).await.contains("no private key") && !why(&world).await.contains("garbage"), "{}", why(&world).await);
+
+    std::fs::rename(log.path("away"), log.path("first")).unwrap();
+    let report = world.app.manager.keep_log().await.unwrap();
+    assert!(report.sealed > 0 && report.stopped.is_none(), "{report:?}");
+    world.drain().await;
+    assert_eq!(world.status(&plane).await["state"], "PURGED", "{}", world.status(&plane).await);
+    world.app.manager.keep_log().await.unwrap();
+    verified(&world).await;
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn a_process_without_a_key_leaves_sealing_to_others_until_nobody_does() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    world.call("user:root", "account.tenant.register", json!({"name": "acme"})).await;
+    world.app.manager.keep_log().await.unwrap();
+    let world = world.reopened("[log]\nkey = \"none\"\n").await;
+    world.call("user:root", "account.tenant.register", json!({"name": "other"})).await;
+    assert_eq!(world.app.manager.keep_log().await.unwrap().stopped, None);
+    world.clock.advance(TimeDelta::seconds(11));
+    let report = world.app.manager.keep_log().await.unwrap();
+    assert!(report.stopped.is_some_and(|why| why.contains("no process that has the log's key")));
+    let world = world.reopened(&log.config("first", &[])).await;
+    assert_eq!(world.app.manager.keep_log().await.unwrap().stopped, None);
+    verified(&world).await;
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_while_everybody_still_knows_the_one_before() {
+    let log = Log::new();
+    let (first, second) = (log.public("first"), log.make("second", 2));
+    let world = World::with(&log.config("first", &[])).await;
+    let grow = async |world: &World, name: &str| {
+        world.call("user:root", "account.tenant.register", json!({"name": name})).await;
+        assert_eq!(world.app.manager.keep_log().await.unwrap().stopped, None);
+        std::fs::read_to_string(log.path("published/checkpoint")).unwrap()
+    };
+    let old = grow(&world, "one").await;
+    let too_early =
+        world.refused("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "no"})).await;
+    assert!(too_early.message.contains("only key"), "{}", too_early.message);
+    let world = world.reopened(&log.config("second", &["first"])).await;
+    let both = grow(&world, "two").await;
+    world.call("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "it is old"})).await;
+    let still_there = grow(&world, "three").await;
+    let world = world.reopened(&log.config("second", &[])).await;
+    let new = grow(&world, "four").await;
+    let of = |note: &str| {
+        let signed = |key| Checkpoint::verified(note, std::slice::from_ref(key)).is_ok();
+        (signed(&first), signed(&second))
+    };
+    assert_eq!([of(&old), of(&both), of(&still_there), of(&new)], [(true, false), (true, true), (false, true), (false, true)]);
+    assert_eq!(world.number("SELECT count(*) FROM log_keys").await, 2);
+    let unknown =
+        world.code("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "again"})).await;
+    assert_eq!(unknown, "LOG_KEY_UNKNOWN");
+
+    // Whoever kept a checkpoint under the first key is led to the newest one.
+    let proof = world.call("user:auditor", "governance.audit.consistency", json!({"old": old})).await;
+    let (kept, newest) = (read(&old), read(&new));
+    assert!(proof["new"].as_u64().unwrap() >= newest.size);
+    let hashes: Vec<Hash> = proof["proof"].as_array().unwrap().iter().map(hash).collect();
+    let newest = read(proof["new_checkpoint"].as_str().unwrap());
+    check_consistency(kept.size, &kept.root, newest.size, &newest.root, &hashes).unwrap();
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({"checkpoint": old})).await;
+    assert_eq!((&answer["audit"], &answer["checkpoint"]["size"]), (&json!("verified"), &json!(kept.size)), "{answer}");
+
+    // The only key is lost: another one is adopted, and that is on record.
+    log.make("third", 3);
+    let world = world.reopened(&log.config("third", &[])).await;
+    assert!(world.app.manager.keep_log().await.unwrap().stopped.is_some());
+    let adopted = world.call("user:root", "governance.log.adopt_key", json!({"reason": "the second is lost"})).await;
+    assert_eq!(adopted["retired"], json!([second.to_string()]));
+    let newest = grow(&world, "five").await;
+    assert!(Checkpoint::verified(&newest, &[log.public("third")]).is_ok());
+    let entry =
+        world.texts("SELECT body FROM trail WHERE event_type = 'LOG_KEY_ADDED' ORDER BY place DESC LIMIT 1").await.remove(0);
+    assert!(entry.contains("adopted_without"), "{entry}");
+    verified(&world).await;
+}
+
+fn read(note: &str) -> Checkpoint {
+    Checkpoint::read(&Note::read(note).unwrap().text).unwrap()
+}
+
+fn hash(text: &Json) -> Hash {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.decode(text.as_str().unwrap()).unwrap().try_into().unwrap()
+}
+
+/// What is outside was rolled back, forked, changed or taken away; or this ledger was.
+#[tokio::test]
+async fn what_is_published_is_compared_and_a_fork_stops_the_log() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let published = |name: &str| log.path("published").join(name);
+    let grow = async |name: &str| {
+        world.call("user:root", "account.tenant.register", json!({"name": name})).await;
+        world.app.manager.keep_log().await.unwrap();
+    };
+    grow("one").await;
+    let old = std::fs::read(published("checkpoint")).unwrap();
+    grow("two").await;
+    let newest = std::fs::read(published("checkpoint")).unwrap();
+    let size = read(std::str::from_utf8(&newest).unwrap()).size;
+    let tile = format!("tile/0/000.p/{size}");
+    let bundle = format!("tile/entries/000.p/{size}");
+    let key = SigningKey::read(&std::fs::read_to_string(log.path("first")).unwrap()).unwrap();
+    let forked = Checkpoint { origin: NAME.into(), size, root: [7; 32] }.signed([&key]);
+    let ahead = Checkpoint { origin: NAME.into(), size: size + 5, root: [7; 32] }.signed([&key]);
+    let stranger =
+        Checkpoint { origin: NAME.into(), size, root: [7; 32] }.signed([&SigningKey::from_seed(NAME, &[8; 32]).unwrap()]);
+    let changed = |path: &str| {
+        let mut bytes = std::fs::read(published(path)).unwrap();
+        bytes[40] ^= 1;
+        bytes
+    };
+    for (path, bytes, named) in [
+        ("checkpoint", Some(old), "rolled back"),
+        ("checkpoint", Some(forked.into_bytes()), "forked"),
+        ("checkpoint", Some(ahead.into_bytes()), "the ledger was rolled back"),
+        ("checkpoint", Some(stranger.into_bytes()), "not of this log"),
+        ("checkpoint", Some(b"garbage".to_vec()), "cannot be read"),
+        ("checkpoint", None, "rolled back"),
+        (&tile, Some(changed(&tile)), "was changed"),
+        (&tile, None, "is gone"),
+        (&bundle, Some(changed(&bundle)), "was changed"),
+        (&bundle, None, "is gone"),
+    ] {
+        let kept = std::fs::read(published(path)).unwrap();
+        match bytes {
+            Some(bytes) => std::fs::write(published(path), bytes).unwrap(),
+            None => std::fs::remove_file(published(path)).unwrap(),
+        }
+        let answer = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+        assert_eq!(answer["audit"], "broken", "{path}, {named}: {answer}");
+        assert!(answer["message"].as_str().unwrap().contains(named), "{named}: {answer}");
+        let without = world.call("user:auditor", "governance.audit.verify", json!({"unpublished": true})).await;
+        assert_eq!(without["audit"], "verified", "the ledger itself is as it was");
+        std::fs::write(published(path), kept).unwrap();
+        verified(&world).await;
+    }
+
+    // One who finds another past outside signs nothing on top of it.
+    let forked = Checkpoint { origin: NAME.into(), size: size + 1, root: [7; 32] }.signed([&key]);
+    std::fs::write(published("checkpoint"), forked).unwrap();
+    let before = world.number("SELECT size FROM log").await;
+    grow("three").await;
+    assert_eq!(world.number("SELECT size FROM log").await, before);
+    assert!(why(&world).await.contains("rolled back"), "{}", why(&world).await);
+    std::fs::write(published("checkpoint"), &newest).unwrap();
+    grow("four").await;
+    assert_eq!(why(&world).await, "");
+    verified(&world).await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_away_stops_neither_sealing_nor_purging_and_is_caught_up_with() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let plane = world.acme(2).await;
+    world.app.manager.keep_log().await.unwrap();
+    let before = log.checkpoint(&["first"]).size;
+    // A file where the folder was: nothing can be read or written there.
+    std::fs::rename(log.path("published"), log.path("kept")).unwrap();
+    std::fs::write(log.path("published"), "").unwrap();
+    world.archived(&plane).await;
+    world.approve(&plane).await;
+    world.advance(TimeDelta::days(400)).await;
+    world.drain().await;
+    assert_eq!(world.status(&plane).await["state"], "PURGED");
+    let report = world.app.manager.keep_log().await.unwrap();
+    assert!(report.sealed > 10 && report.published == 0 && report.stopped.is_none(), "{report:?}");
+    std::fs::remove_file(log.path("published")).unwrap();
+    std::fs::rename(log.path("kept"), log.path("published")).unwrap();
+    world.app.manager.keep_log().await.unwrap();
+    let leaves = log.leaves(&["first"]);
+    assert!(leaves.len() as u64 > before + 10);
+    in_order(&leaves);
+    verified(&world).await;
+}
+
+#[tokio::test]
+async fn a_seal_that_lost_its_race_changes_nothing() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    world.call("user:root", "account.tenant.register", json!({"name": "acme"})).await;
+    let key = SigningKey::read(&std::fs::read_to_string(log.path("first")).unwrap()).unwrap();
+    let sealed = world.app.ledger.transact(async |tx: &mut Tx| tx.seal(&[&key], 1).await).await.unwrap().into_inner();
+    assert!(matches!(sealed, Sealed::Entries { entries: 1, size: 1, more: true }), "{sealed:?}");
+    // Whatever happens in the transaction afterwards, nothing of a seal stays that is not committed.
+    let failed = world.app.ledger.transact(async |tx: &mut Tx| {
+        tx.seal(&[&key], 1000).await?;
+        Err::<(), Fault>(Fault::LogMoved { size: 0 })
+    });
+    assert!(failed.await.is_err());
+    assert_eq!(world.number("SELECT count(*) FROM leaves").await, 1);
+    assert_eq!(world.number("SELECT count(*) FROM checkpoints").await, 1);
+    world.app.manager.keep_log().await.unwrap();
+}
+
+/// Killed at each of the log's places, and begun again.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_seals_or_publishes_it_goes_on_with_the_same_log() {
+    for (point, nth) in [
+        (CrashPoint::LogSealed, 1),
+        (CrashPoint::LogSealed, 2),
+        (CrashPoint::LogTilePublished, 1),
+        (CrashPoint::LogTilePublished, 2),
+        (CrashPoint::LogCheckpointPublished, 1),
+    ] {
+        let log = Log::new();
+        let installed = Installed::with_plane(5, &log.config("first", &[])).await;
+        let neighbour = knowledge::digest(&installed.path("knowledge.db"), "p2").await;
+        installed.done(&[
+            "offboard",
+            "acme/handbook",
+            "--ground",
+            "internal",
+            "--reason",
+            "done",
+            "--grace",
+            "0s",
+            "--retention",
+            "0s",
+        ]);
+        assert!(installed.work_until_crash(&format!("{}#{nth}", point.as_str())), "{point:?}");
+        assert_eq!(installed.done(&["audit", "verify", "--unpublished"])["audit"], "verified", "{point:?}");
+        installed.outlive_leases();
+        installed.work();
+        installed.done(&["approval", "grant", "acme/handbook", "--reason", "checked", "--actor", "user:bob"]);
+        // The publisher's lease of who was killed.
+        installed.set_clock(200);
+        installed.work();
+        installed.done(&["log", "seal"]);
+        installed.assert_purged("acme/handbook", &neighbour).await;
+        let leaves = log.leaves(&["first"]);
+        in_order(&leaves);
+        let shown = installed.done(&["log", "show"]);
+        assert_eq!(
+            (&shown["size"], &shown["published_size"]),
+            (&json!(leaves.len()), &json!(leaves.len())),
+            "{point:?}: {shown}"
+        );
+        let verified = installed.done(&["audit", "verify"]);
+        assert_eq!((&verified["audit"], &verified["log"]["leaves"]), (&json!("verified"), &json!(leaves.len())), "{point:?}");
+    }
+}
