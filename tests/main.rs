@@ -16,6 +16,7 @@ mod assembly;
 mod buckets;
 mod calls;
 mod cancel;
+mod certificates;
 mod chroma;
 mod comeback;
 mod conformance;

@@ -14,6 +14,7 @@ mod support;
 mod approvals;
 mod calls;
 mod cancel;
+mod certificates;
 mod comeback;
 mod crash;
 mod drain;

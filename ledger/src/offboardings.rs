@@ -313,6 +313,9 @@ impl Tx {
         let at = self.at();
         self.sql(&CLOSE).bind(id).bind(status.as_str()).bind(at).one().await?;
         self.close_deadline(id).await?;
+        if status == OffboardingStatus::Completed {
+            self.certificate_is_due(id).await?;
+        }
         self.destroy_archive_key(id).await
     }
 

@@ -327,6 +327,8 @@ statements! {
     OFFBOARDINGS = "reduce offboardings",
         "UPDATE offboardings SET requested_by = 'user:erased-1', reason = 'erased'
          WHERE tenant_id = $1 AND status <> 'open' AND requested_by || reason <> 'user:erased-1erased'";
+    // What was signed holds commitments only; beside it stands what it alone is committed to.
+    CERTIFICATES = "reduce certificates", "UPDATE certificates SET own_values = NULL WHERE tenant_id = $1 AND own_values IS NOT NULL";
     // Different people stay different within an offboarding: so many approved, and not who requested.
     APPROVALS = "reduce approvals",
         concat!(
@@ -400,6 +402,7 @@ static REDUCTIONS: &[&crate::sql::Sql] = &[
     &USAGE,
     &DECISIONS,
     &ANSWERS,
+    &CERTIFICATES,
 ];
 static SYSTEM_REDUCTIONS: &[&crate::sql::Sql] = &[&APPROVERS, &SYSTEM_DECISIONS, &SYSTEM_ANSWERS];
 

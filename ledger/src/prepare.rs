@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::{
-    access, approvers, archive_keys, archives, break_glass, cases, db,
+    access, approvers, archive_keys, archives, break_glass, cases, certificates, db,
     db::Tx,
     deadlines, decisions, dependents, findings, idempotency, locks, log,
     many::Many,
@@ -19,6 +19,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     archives::STATEMENTS,
     break_glass::STATEMENTS,
     cases::STATEMENTS,
+    certificates::STATEMENTS,
     db::STATEMENTS,
     deadlines::STATEMENTS,
     decisions::STATEMENTS,

@@ -180,6 +180,8 @@ lethe_stages::text_enum! {
         HoldPlaced = "HOLD_PLACED",
         /// A hold was released.
         HoldReleased = "HOLD_RELEASED",
+        /// The certificate of a purge was signed; the entry holds its digest.
+        Certified = "CERTIFIED",
         /// What a deregister suspended was restored.
         Rollback = "ROLLBACK",
         /// Something that depends on a plane was registered.

@@ -98,6 +98,7 @@ codes! {
     NothingToConfirm = "NOTHING_TO_CONFIRM", "Neither the clock nor the ledger is under suspicion.";
     ExportNotVerified = "EXPORT_NOT_VERIFIED", "No verified export of every bound store exists.";
     NotConfirmed = "NOT_CONFIRMED", "What cannot be undone was not confirmed.";
+    CertificateMissing = "CERTIFICATE_MISSING", "The plane was not purged, or its certificate is not issued or not sealed yet.";
     ArchiveMissing = "ARCHIVE_MISSING", "The plane has no archive to read.";
     ArchiveBroken = "ARCHIVE_BROKEN", "An object of the archive is gone, or is not what was verified.";
     ArchiveLocked = "ARCHIVE_LOCKED", "An object lock forbids to delete the archive before a date.";

@@ -29,7 +29,7 @@ const PROMISES: &[(&str, &str)] = &[
         "SELECT count(*) FROM trail t JOIN trail later ON later.chain = t.chain AND later.sequence_no > t.sequence_no
          WHERE t.event_type = 'TRANSITION' AND t.body ->> 'to_state' = 'PURGED'
          AND later.event_type NOT IN ('BLOCKED', 'HOLD_PLACED', 'HOLD_RELEASED', 'PROBED', 'RECURRED', 'PROBE_FAILED', 'PROBE_REQUESTED',
-            'FINDING_CLOSED', 'ATTESTATION_PROPOSED', 'ATTESTED')",
+            'FINDING_CLOSED', 'ATTESTATION_PROPOSED', 'ATTESTED', 'CERTIFIED')",
     ),
     (
         "no probe is claimed before it is due, and each that ended is on record once",

@@ -2,6 +2,7 @@
 //!
 //! The rule: command line and (later) HTTP are thin skins over [`operations`]; everything takes that one path.
 
+mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -182,6 +182,9 @@ pub(crate) enum Command {
     /// The audit trail
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Certificates of erasure
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// Archives of planes
     #[command(subcommand)]
     Archive(ArchiveCommand),
@@ -1026,6 +1029,40 @@ pub(crate) struct PeriodArgs {
     /// Dated before
     #[arg(long, value_name = "WHEN")]
     pub(crate) until: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertificateCommand {
+    /// Those that were issued, and those that are due
+    List {
+        /// Of this tenant
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+    },
+    /// What is certified of a purged plane, the weakest first
+    Show {
+        /// The plane, by its id or by what it was called
+        plane: String,
+        /// Print it as a page
+        #[arg(long)]
+        html: bool,
+    },
+    /// Write it as JSON, which can be verified anywhere, and as a page to print
+    Export {
+        /// The plane, by its id or by what it was called
+        plane: String,
+        /// A folder, or the name of the two files without their endings
+        #[arg(long, value_name = "DIR|FILE")]
+        to: PathBuf,
+    },
+    /// Verify one, with nothing but a public key; `lethe-verify certificate` does the same without Lethe
+    Verify {
+        /// What `certificate export` wrote
+        file: PathBuf,
+        /// The log's public key: NAME+NUMBER+KEY [default: the keys that this ledger knows]
+        #[arg(long, value_name = "VKEY")]
+        key: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,12 +9,12 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     CommandError,
     args::{
-        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, Command, DecideArgs, DependentCommand,
-        FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand, PeriodArgs,
-        PersonalCommand, PlaneCommand, PolicyCommand, ProbeCommand, QueryArgs, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand,
-        TenantCommand,
-        TokenCommand, UsageCommand, WaitArgs,
+        AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, CertificateCommand, Command, DecideArgs,
+        DependentCommand, FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand,
+        PeriodArgs, PersonalCommand, PlaneCommand, PolicyCommand, ProbeCommand, QueryArgs, ReasonedArgs, RequestArgs, ScopeArgs,
+        StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
+    certificate::Given,
     query,
     sign::{self, Signing},
     wait::{Goal, Wait},
@@ -37,6 +37,8 @@ pub(super) struct Planned {
     pub(super) write_to: Option<PathBuf>,
     /// How the answer to a question is written.
     pub(super) answer: Option<query::Out>,
+    /// How a certificate is given.
+    pub(super) certificate: Option<Given>,
     /// Where the answer is written instead of being printed.
     pub(super) document_to: Option<PathBuf>,
     /// The one text of the answer that is printed, as it is.
@@ -258,6 +260,20 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 write_to: to,
                 ..planned("governance.audit.export", Json::Object(given(&[("plane", &plane), ("tenant", &tenant)])))
             },
+        },
+        Command::Certificate(command) => match command {
+            CertificateCommand::List { tenant } => {
+                planned("knowledge.certificate.list", Json::Object(given(&[("tenant", &tenant)])))
+            }
+            CertificateCommand::Show { plane, html } => {
+                let given = Some(if html { Given::Page } else { Given::Text });
+                Planned { certificate: given, ..planned("knowledge.certificate.show", json!({"plane": plane})) }
+            }
+            CertificateCommand::Export { plane, to } => {
+                let given = Some(Given::Files(to));
+                Planned { certificate: given, ..planned("knowledge.certificate.show", json!({"plane": plane})) }
+            }
+            CertificateCommand::Verify { .. } => unreachable!("it is no call"),
         },
         Command::Archive(command) => match command {
             ArchiveCommand::Check { url } => planned("knowledge.archive.check", json!({"url": url})),

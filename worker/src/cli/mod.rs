@@ -6,6 +6,7 @@
 mod args;
 mod bars;
 mod calls;
+mod certificate;
 mod confirm;
 mod open;
 mod query;
@@ -21,7 +22,7 @@ use lethe_stages::{Code, Refusal};
 use serde_json::{Value as Json, json};
 
 pub use self::args::Cli;
-use self::args::{Command, Global, KeysCommand, LogCommand};
+use self::args::{CertificateCommand, Command, Global, KeysCommand, LogCommand};
 pub(crate) use self::{args::DemoArgs, open::assemble};
 use crate::{
     clock::SystemEntropy,
@@ -156,6 +157,7 @@ async fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
             print(&global, "keys", json!({"master_key_id": made.id(), "reference": reference}));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Certificate(CertificateCommand::Verify { file, key }) => certificate::verify(&global, &file, &key).await,
         Command::Log(LogCommand::InitKey { file, name }) => {
             let made = crate::log::create_key(&file, &name, &SystemEntropy);
             let made = made.map_err(|error| CommandError::Local(format!("make a key in {}: {error}", file.display())))?;
@@ -267,6 +269,9 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
         let lines = document["entries"].as_array().into_iter().flatten().map(|entry| format!("{entry}\n")).collect::<String>();
         std::fs::write(&path, lines).map_err(|error| CommandError::Local(format!("write {}: {error}", path.display())))?;
         document = json!({"written": path, "entries": document["entries"].as_array().map_or(0, Vec::len)});
+    }
+    if let Some(given) = planned.certificate {
+        return certificate::give(global, document, given);
     }
     if let Some(path) = planned.document_to {
         let text = format!("{document}\n");

@@ -18,6 +18,16 @@ const TABLES: &[(&str, Columns)] = &[
             ("SINCE", "created_at"),
         ],
     ),
+    (
+        "certificates",
+        &[
+            ("CERTIFICATE OF", "plane_id"),
+            ("WEAKEST", "weakest"),
+            ("DUE SINCE", "due_since"),
+            ("ISSUED", "issued_at"),
+            ("OFFBOARDING ID", "offboarding_id"),
+        ],
+    ),
     ("withdrawn", &[("WITHDRAWN APPROVAL", "approval_id"), ("OF PLANE", "plane_id")]),
     ("placed", &[("HOLD ID", "hold_id"), ("ON", "subject_kind"), ("SUBJECT", "subject_id"), ("STOPPED", "stopped")]),
     ("stores", &[("NAME", "name"), ("KIND", "kind"), ("TENANTS", "tenants"), ("BACKUPS", "backup_retention"), ("URL", "url")]),

@@ -11,6 +11,7 @@ mod archives;
 mod attest;
 mod audit;
 mod authority;
+mod certificates;
 mod conform;
 mod control;
 mod dependents;
@@ -184,6 +185,8 @@ operations! {
     "knowledge.finding.list" read ANYBODY Read probes::findings;
     "knowledge.finding.show" read ANYBODY Read probes::show_finding;
     "knowledge.finding.close" write HUMANS Review probes::close_finding;
+    "knowledge.certificate.list" read ANYBODY Read certificates::list;
+    "knowledge.certificate.show" read ANYBODY Read certificates::show, after log::seal_first;
     "knowledge.hold.place" write HUMANS Hold control::place_hold;
     "knowledge.hold.release" write HUMANS ReleaseHold control::release_hold;
     "knowledge.hold.list" read ANYBODY Read control::list_holds;

@@ -212,7 +212,21 @@ async fn keep_log(shared: Arc<Shared>) {
     }
 }
 
+/// Seals, issues what the sealed purges are owed, and seals that.
 async fn log_once(shared: &Shared) {
+    keep_log_once(shared).await;
+    match shared.app.manager.certify().await {
+        Ok(0) => {}
+        Ok(issued) => {
+            tracing::info!(issued, "issued certificates of erasure");
+            keep_log_once(shared).await;
+        }
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("issue certificates", &fault)),
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "issue certificates"),
+    }
+}
+
+async fn keep_log_once(shared: &Shared) {
     match shared.app.manager.keep_log().await {
         Ok(report) if report.sealed + report.published > 0 => {
             tracing::debug!(sealed = report.sealed, published = report.published, "logged");

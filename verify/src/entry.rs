@@ -1,0 +1,140 @@
+//! An entry of the trail as a bundle or a certificate carries it: what was hashed, to the byte, with where it stands in the log.
+//!
+//! The rule: everything that is said of an entry beside its body is compared with the body, and the body with its hash. A value that was
+//! committed to is shown with its salt and compared with the commitment; one that was destroyed is not there, and no hash breaks.
+//! It only computes.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    canonical,
+    leaf::{Leaf, entry_hash, written},
+    merkle::{Hash, check_inclusion, leaf_hash},
+    note::Checkpoint,
+};
+
+/// What does not hold, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{at}: {why}")]
+pub struct Fault {
+    /// Which part: an entry, the checkpoint, a file.
+    pub at: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Fault {
+    /// What is wrong, and where.
+    pub fn new(at: impl Into<String>, why: impl ToString) -> Self {
+        Self { at: at.into(), why: why.to_string() }
+    }
+}
+
+/// A value that was committed to, with its salt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disclosed {
+    /// The value.
+    pub value: String,
+    /// In lower-case hexadecimal digits.
+    pub salt: String,
+}
+
+impl Disclosed {
+    /// Compares it with what stands at a place of a document: `{"commitment": "sha256:…"}`.
+    pub fn check(&self, committed: &Json) -> Result<(), String> {
+        let salt =
+            hex::decode(&self.salt).ok().filter(|salt| hex::encode(salt) == self.salt).ok_or("its salt is not hexadecimal")?;
+        let commitment = committed["commitment"].as_str().ok_or("there is no commitment")?;
+        let mut hash = Sha256::new();
+        hash.update(&salt);
+        hash.update(self.value.as_bytes());
+        let found = written(&hash.finalize().into());
+        if found == commitment { Ok(()) } else { Err("the value is not the one that is committed to".into()) }
+    }
+}
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its leaf's number in the log.
+    pub leaf_index: u64,
+    /// Its chain: `plane:ID`, `tenant:ID`, `system`.
+    pub chain: String,
+    /// Its number in its chain, from 0.
+    pub sequence_no: u64,
+    /// The tenant's id, or `__system__`.
+    pub tenant_id: String,
+    /// The hash before it.
+    pub previous: String,
+    /// Its hash.
+    pub hash: String,
+    /// What was hashed, to the byte.
+    pub body: String,
+    /// That its leaf is in the tree: hashes in base64, the nearest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Vec<String>>,
+    /// Personal values that it is committed to, by field, as far as they still exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<BTreeMap<String, Disclosed>>,
+}
+
+/// Hashes out of base64.
+pub(crate) fn hashes(texts: &[String]) -> Option<Vec<Hash>> {
+    texts.iter().map(|text| BASE64_STANDARD.decode(text).ok()?.try_into().ok()).collect()
+}
+
+impl Entry {
+    /// How it is named where something is wrong with it.
+    pub fn name(&self) -> String {
+        format!("leaf {} ({}, entry {})", self.leaf_index, self.chain, self.sequence_no)
+    }
+
+    /// Its leaf.
+    pub fn leaf(&self) -> Result<Leaf, Fault> {
+        Leaf::of(&self.chain, self.sequence_no, &self.hash, &self.tenant_id)
+            .ok_or_else(|| Fault::new(self.name(), "its hash is no digest"))
+    }
+
+    /// Checks everything that it says of itself, and answers its body.
+    pub fn verified(&self) -> Result<Json, Fault> {
+        let fail = |why: &str| Err(Fault::new(self.name(), why));
+        if entry_hash(&self.previous, &self.body) != self.hash {
+            return fail("its hash does not fit its body");
+        }
+        let Some(body) = canonical::read(&self.body) else { return fail("its body is not canonical JSON") };
+        if body["chain"] != Json::from(self.chain.as_str()) {
+            return fail("its chain is not the one in its body");
+        }
+        if body["sequence_no"] != Json::from(self.sequence_no) {
+            return fail("its number is not the one in its body");
+        }
+        if body["tenant_id"] != Json::from(self.tenant_id.as_str()) {
+            return fail("its tenant is not the one in its body");
+        }
+        let evidence = canonical::text(&body["evidence"]).map(|text| canonical::sha256(text.as_bytes()));
+        if body["evidence_digest"].as_str() != evidence.as_deref() {
+            return fail("its evidence does not fit its digest");
+        }
+        for (field, value) in self.values.iter().flatten() {
+            value.check(&body[field.as_str()]).map_err(|why| Fault::new(self.name(), format!("{field}: {why}")))?;
+        }
+        Ok(body)
+    }
+
+    /// Checks its proof, if it has one: its leaf is in the tree. Answers whether it has.
+    pub fn included(&self, checkpoint: &Checkpoint) -> Result<bool, Fault> {
+        let Some(proof) = &self.proof else { return Ok(false) };
+        let Some(proof) = hashes(proof) else { return Err(Fault::new(self.name(), "its proof is no list of hashes in base64")) };
+        let leaf = leaf_hash(&self.leaf()?.bytes());
+        check_inclusion(self.leaf_index, checkpoint.size, &leaf, &proof, &checkpoint.root)
+            .map_err(|why| Fault::new(self.name(), why))?;
+        Ok(true)
+    }
+}
