@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const SOAKS: [&str; 7] = ["cluster", "kills", "large_plane", "power", "queries", "tenants", "waiting"];
+const SOAKS: [&str; 8] = ["cluster", "kills", "large_plane", "log_away", "power", "queries", "tenants", "waiting"];
 
 const BENCHES: [&str; 9] = [
     "claim_scale",
@@ -121,6 +121,7 @@ async fn run(name: &str, options: Options) -> Json {
         "archive" => planes::archive(&options).await,
         "purge_partition" => planes::purge_partition(&options).await,
         "neighbours" => planes::neighbours(&options).await,
+        "log_away" => log::away(&options).await,
         "log_keeps_up" => log::keeps_up(&options).await,
         "log_cost" => log::cost(&options).await,
         "log_verify" => log::verify(&options).await,

@@ -1018,6 +1018,9 @@ pub(crate) struct QueryArgs {
     /// Every page, one after the other
     #[arg(long)]
     pub(crate) all: bool,
+    /// Write the page's entries with their proofs too; `lethe-verify bundle` checks it
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub(crate) proof: Option<PathBuf>,
 }
 
 /// Of which time and how much of it.

@@ -404,7 +404,7 @@ fn question(mut args: QueryArgs) -> Planned {
         ("policy_revision", &args.policy_revision),
         ("text", &args.text),
     ]);
-    let answer = Some(query::Out { format: args.format, output: args.output, all: args.all });
+    let answer = Some(query::Out { format: args.format, output: args.output, all: args.all, proof: args.proof });
     Planned { answer, ..planned("governance.audit.query", with(arguments, more)) }
 }
 

@@ -39,6 +39,7 @@ pub(super) struct Out {
     pub(super) format: Format,
     pub(super) output: Option<PathBuf>,
     pub(super) all: bool,
+    pub(super) proof: Option<PathBuf>,
 }
 
 /// A column: its name, what it holds, where an entry has it.
@@ -184,6 +185,7 @@ pub(super) async fn run(app: &Arc<App>, global: &Global, mut arguments: Json, ou
     if !to_file && !out.all && format != Format::Csv {
         let document = dispatch(app, global, QUERY, arguments).await?;
         let next = document["next"].as_i64();
+        prove(app, global, &arguments, &document, &out).await?;
         if format == Format::Json {
             print_document(document);
         } else {
@@ -214,6 +216,7 @@ pub(super) async fn run(app: &Arc<App>, global: &Global, mut arguments: Json, ou
     };
     sink.finish()?;
     bar.finish_and_clear();
+    prove(app, global, &arguments, &last, &out).await?;
     let said = json!({"entries": entries, "looked": looked, "unsealed": last["unsealed"], "next": last["next"]});
     match out.output {
         Some(path) => {
@@ -224,6 +227,20 @@ pub(super) async fn run(app: &Arc<App>, global: &Global, mut arguments: Json, ou
         None if !last["next"].is_null() => eprintln!("there may be more: the same with --after {}", last["next"]),
         None => {}
     }
+    Ok(())
+}
+
+/// Writes the entries of a page again, with what proves them.
+async fn prove(app: &Arc<App>, global: &Global, asked: &Json, page: &Json, out: &Out) -> Result<(), CommandError> {
+    let Some(path) = &out.proof else { return Ok(()) };
+    let leaves: Vec<&Json> = page["entries"].as_array().into_iter().flatten().map(|entry| &entry["leaf_index"]).collect();
+    if leaves.is_empty() {
+        eprintln!("nothing was found, so there is nothing to prove: {} was not written", path.display());
+        return Ok(());
+    }
+    let bundle = dispatch(app, global, "governance.audit.bundle", json!({"leaves": leaves, "question": asked})).await?;
+    std::fs::write(path, format!("{bundle}\n")).map_err(unwritten)?;
+    eprintln!("{} entries with their proofs: {}   (lethe-verify bundle checks it)", leaves.len(), path.display());
     Ok(())
 }
 

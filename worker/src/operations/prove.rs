@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, operator};
+use super::{App, Call, Outcome, Stop, arguments, lookup};
 
 /// How many leaves a bundle carries along to show that nothing is left out after its first entry; beyond that, only those after its last.
 const SCAN_MAX: u64 = 200_000;
@@ -175,10 +175,14 @@ pub(super) async fn bundle(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json
             (tx.leaves_of_tenant(tenant, size).await?, Some(json!([{"tenant": tenant}])))
         }
         (None, None) if !args.leaves.is_empty() => {
-            operator(call)?;
+            let confined = match &call.tenant {
+                Some(tenant) => Some(lookup::tenant(tx, call, tenant).await?.id.to_string()),
+                None => None,
+            };
             let mut leaves = Vec::new();
             for index in &args.leaves {
-                let found = tx.leaves(*index, index.saturating_add(1)).await?;
+                let mut found = tx.leaves(*index, index.saturating_add(1)).await?;
+                found.retain(|leaf| confined.as_ref().is_none_or(|tenant| *tenant == leaf.tenant_id));
                 let unknown = || Refusal::new(Code::EntryUnknown, format!("there is no leaf {index}: the log has {size}"));
                 leaves.push(found.into_iter().next().ok_or_else(unknown)?);
             }
