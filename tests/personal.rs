@@ -269,6 +269,42 @@ async fn a_key_that_another_process_destroyed_is_not_written_under() {
     invariants::check(&world).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_appends_while_somebody_erases_leaves_no_value_without_a_key() {
+    let world = World::new().await;
+    let plane: Uuid = world.acme(1).await.parse().unwrap();
+    let acme: Uuid = world.tenant_id("acme").await.parse().unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..4 {
+        let ledger = beside(&world, 200 + seed).await;
+        tasks.spawn(async move {
+            for number in 0..40 {
+                let mut entry = entry(acme, &format!("user:writer-{number}"));
+                if number % 2 == 0 {
+                    entry.chain = Chain::Plane(plane);
+                }
+                while let Err(fault) = append(&ledger, entry.clone()).await {
+                    assert!(fault.is_conflict(), "{fault:?}");
+                }
+            }
+            ledger.close().await;
+        });
+    }
+    let mut erased = 0;
+    while !tasks.is_empty() {
+        erased += erase(&world, "acme").await["values"].as_i64().unwrap();
+        while let Some(done) = tasks.try_join_next() {
+            done.expect("a writer");
+        }
+    }
+    erased += erase(&world, "acme").await["values"].as_i64().unwrap();
+    assert!(erased > 160, "{erased}");
+    let keyless = "SELECT count(*) FROM trail_values v JOIN personal_keys k ON k.id = v.key_id WHERE k.destroyed_at IS NOT NULL";
+    assert_eq!(world.number(keyless).await, 0);
+    assert!(!values(&world, "acme").await.contains("writer"));
+    verify(&world).await;
+}
+
 #[tokio::test]
 async fn what_is_rolled_back_erases_nothing_and_leaves_no_key_that_was_made_in_vain() {
     let world = World::new().await;
