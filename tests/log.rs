@@ -75,6 +75,27 @@ async fn every_entry_is_sealed_once_in_its_chains_order_and_published() {
     invariants::check(&world).await;
 }
 
+#[tokio::test]
+async fn parts_of_a_tile_go_when_it_is_whole() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let tenants = async |from: usize, to: usize| {
+        for number in from..to {
+            world.call("user:root", "account.tenant.register", json!({"name": format!("tenant-{number}")})).await;
+        }
+        world.app.manager.keep_log().await.unwrap();
+    };
+    tenants(0, 10).await;
+    tenants(10, 20).await;
+    let parts = log.path("published/tile/0/000.p");
+    assert_eq!(std::fs::read_dir(&parts).unwrap().count(), 2);
+    tenants(20, 300).await;
+    assert!(!parts.exists() && !log.path("published/tile/entries/000.p").exists());
+    assert!(log.path("published/tile/0/000").exists() && log.path("published/tile/0/001.p").exists());
+    in_order(&log.leaves(&["first"]));
+    verified(&world).await;
+}
+
 /// A transaction took its place in the trail and is committed after others that came later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_commit_gets_a_later_leaf_and_nothing_is_left_out() {

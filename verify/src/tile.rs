@@ -55,6 +55,12 @@ impl Tile {
         tiles
     }
 
+    /// Whether a tree of `size` leaves has a part of it, and not all.
+    pub fn was_begun(&self, size: u64) -> bool {
+        let hashes = size >> (HEIGHT * self.level.unwrap_or(0));
+        hashes > self.index * WIDTH && hashes < (self.index + 1) * WIDTH
+    }
+
     /// The tile that holds the hash of a perfect subtree, as wide as it is in a tree of `size` leaves.
     pub fn holding(level: u32, index: u64, size: u64) -> Tile {
         let (tile_level, within) = (level / HEIGHT, level % HEIGHT);
@@ -210,6 +216,8 @@ mod tests {
         {
             assert!(new.iter().any(|path| path == wanted), "{wanted}");
         }
+        let begun = |index| Tile { level: Some(0), index, width: 256 }.was_begun(70_000);
+        assert_eq!([begun(272), begun(273), begun(274)], [false, true, false]);
         let more: Vec<String> = Tile::between(70_000, 70_001).iter().map(Tile::path).collect();
         assert_eq!(more, ["tile/entries/273.p/113", "tile/0/273.p/113"]);
     }

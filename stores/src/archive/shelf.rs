@@ -68,6 +68,17 @@ impl Shelf {
         }
     }
 
+    /// Takes away everything below `key/`. What is locked stays, and so does what cannot be reached: nobody needs it to be gone.
+    pub async fn clear(&self, key: &str) {
+        match &self.0 {
+            Kind::Bucket(site) => site.clear_shelf(key).await,
+            Kind::Folder(folder) => {
+                let path = folder.join(key);
+                let _ = blocking(move || Ok(drop(std::fs::remove_dir_all(path)))).await;
+            }
+        }
+    }
+
     /// Replaces what lies at `key`.
     ///
     /// # Errors
@@ -101,6 +112,11 @@ mod tests {
         assert_eq!(shelf.put_once("tile/0/000", b"one".to_vec(), DateTime::UNIX_EPOCH).await.unwrap(), None);
         let there = shelf.put_once("tile/0/000", b"two".to_vec(), DateTime::UNIX_EPOCH).await.unwrap();
         assert_eq!(there, Some(b"one".to_vec()));
+        shelf.put_once("tile/0/000.p/8", b"part".to_vec(), DateTime::UNIX_EPOCH).await.unwrap();
+        shelf.clear("tile/0/000.p").await;
+        shelf.clear("tile/0/001.p").await;
+        assert_eq!(shelf.read("tile/0/000.p/8").await.unwrap(), None);
+        assert_eq!(shelf.read("tile/0/000").await.unwrap(), Some(b"one".to_vec()));
         for text in ["a", "b"] {
             shelf.replace("checkpoint", text.into()).await.unwrap();
             assert_eq!(shelf.read("checkpoint").await.unwrap(), Some(text.into()));

@@ -202,20 +202,26 @@ impl KnowledgeLifecycleManager {
             });
             written.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
         }
-        self.publish_checkpoint(&shelf, &checkpoint).await?;
+        if self.publish_checkpoint(&shelf, &checkpoint).await? {
+            // A tile that is whole now is all that anybody reads of it.
+            for whole in tiles.iter().filter(|tile| tile.width == WIDTH && tile.was_begun(from)) {
+                shelf.clear(&format!("{}.p", whole.path())).await;
+            }
+        }
         Ok(checkpoint.size - from)
     }
 
-    async fn publish_checkpoint(&self, shelf: &Shelf, checkpoint: &CheckpointRow) -> Result<(), Trouble> {
+    async fn publish_checkpoint(&self, shelf: &Shelf, checkpoint: &CheckpointRow) -> Result<bool, Trouble> {
         // Once more: who was stopped for long must not put an older checkpoint over a newer one.
         let owner = &self.log.publisher;
         let mine = self.ledger.transact(async |tx: &mut Tx| tx.lease_publishing(owner, LEASE).await).await?.into_inner();
         if !mine {
-            return Ok(());
+            return Ok(false);
         }
         shelf.replace(CHECKPOINT, checkpoint.note.clone().into_bytes()).await?;
         reached(CrashPoint::LogCheckpointPublished);
-        Ok(self.note_published(checkpoint.size).await?)
+        self.note_published(checkpoint.size).await?;
+        Ok(true)
     }
 
     async fn note_published(&self, size: u64) -> Result<(), Fault> {

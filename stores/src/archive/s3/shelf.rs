@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 use lethe_stages::ports::PortError;
 
-use super::{site::Site, write::Written};
+use super::{erase::Listing, site::Site, write::Written};
 
 impl Site {
     /// The bytes at a key below the prefix.
@@ -31,6 +31,14 @@ impl Site {
             };
         }
         self.is_kept_as_asked(&whole, lock).await.map(|()| None)
+    }
+
+    /// Takes away every version below a key, as far as the server lets it.
+    pub(in crate::archive) async fn clear_shelf(&self, key: &str) {
+        let mut listing = Listing::of(&self.key(&format!("{key}/")));
+        while let Ok(Some(versions)) = self.next_page(&mut listing).await {
+            drop(self.delete_batch(&versions).await);
+        }
     }
 
     /// Replaces an object. It is not locked: it is to be replaced again.
