@@ -19,6 +19,8 @@ fn with_log(keys: &tempfile::TempDir) -> String {
     let file = keys.path().join("log.key");
     let key = lethe_verify::note::SigningKey::write("tests/log", &[7; 32]).expect("a key");
     std::fs::write(&file, key).expect("write the key");
+    // A key that others may read is refused.
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("keep it to its owner");
     format!("[log]\nkey = \"file:{}\"\npublish = \"none\"\n", file.display())
 }
 
