@@ -110,7 +110,7 @@ fn quoted(text: &str) -> String {
 /// What entries are written to.
 enum Sink {
     Lines { to: Box<dyn Write + Send>, csv: bool, file: Option<(File, PathBuf, PathBuf)> },
-    Parquet(Sheet),
+    Parquet(Box<Sheet>),
 }
 
 impl Sink {
@@ -120,7 +120,7 @@ impl Sink {
         match &out.output {
             Some(path) if out.format == Format::Parquet => {
                 let columns: Vec<_> = COLUMNS.iter().map(|(name, kind, _)| (*name, *kind)).collect();
-                Ok(Sink::Parquet(Sheet::create(path, &columns).map_err(|error| failed(path, error.to_string()))?))
+                Ok(Sink::Parquet(Box::new(Sheet::create(path, &columns).map_err(|error| failed(path, error.to_string()))?)))
             }
             Some(path) => {
                 let part = path.with_added_extension("part");
