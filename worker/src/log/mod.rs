@@ -63,6 +63,11 @@ impl LogPlace {
         Self { keyring, publish, publisher: Uuid::from_bytes(own).to_string() }
     }
 
+    /// The keys.
+    pub(crate) fn keyring(&self) -> &LogKeyring {
+        &self.keyring
+    }
+
     /// Where it is published; `None`: nowhere.
     pub(crate) fn published_at(&self) -> Option<&str> {
         self.publish.as_deref()
