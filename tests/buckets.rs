@@ -16,7 +16,9 @@ use uuid::Uuid;
 use crate::support::{
     World,
     binary::Installed,
+    cut::Wire,
     invariants, knowledge,
+    log::Log,
     permit::permit,
     proxy::{Cut, Proxy},
     request,
@@ -523,4 +525,52 @@ async fn an_object_that_comes_back_below_a_purged_prefix_is_found_in_any_version
         assert!(finding["evidence"]["archive"]["objects"].as_u64() > Some(0), "{finding}");
         invariants::check(&world).await;
     }
+}
+
+/// The tiles of a log are locked in the bucket that they are published to; while it is away everything is sealed, and then it is caught up with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_published_to_a_bucket_that_locks_it_and_may_be_away() {
+    let bucket = Bucket::new(Kind::Lockable).await;
+    let wire = Wire::to(bucket.server.endpoint.trim_start_matches("http://"));
+    let log = Log::new();
+    let url = format!("s3://{}/log", bucket.name);
+    let reached = bucket.config().replace(&bucket.server.endpoint, &format!("http://127.0.0.1:{}", wire.port));
+    let section = reached.replace("[archive.s3]", &format!("[archives.\"{url}\"]"));
+    let config = log.config("first", &[]).replace(&format!("file://{}", log.path("published").display()), &url);
+    let world = World::with(&format!("{config}{reached}{section}lock_mode = \"governance\"\nlock_for = \"1d\"\n")).await;
+    // Locks end by the server's clock.
+    world.as_late_as_it_is();
+    let grow = async |name: &str| {
+        world.call("user:root", "account.tenant.register", json!({"name": name})).await;
+        world.app.manager.keep_log().await.unwrap()
+    };
+    let first = grow("one").await;
+    assert!(first.sealed == first.published && first.stopped.is_none(), "{first:?}");
+    let read = async |key: &str| String::from_utf8(bucket.get(&format!("log/{key}")).await).unwrap();
+    let size = |note: &str| note.lines().nth(1).unwrap().parse::<u64>().unwrap();
+    let before = size(&read("checkpoint").await);
+    let tile = format!("log/tile/0/000.p/{before}");
+    let locked = bucket.client.get_object_retention().bucket(&bucket.name).key(&tile).send().await.expect("a lock");
+    assert_eq!(locked.retention().unwrap().mode().unwrap().as_str(), "GOVERNANCE");
+
+    wire.cut();
+    for name in ["two", "three", "four"] {
+        let report = grow(name).await;
+        assert!(report.sealed > 0 && report.published == 0 && report.stopped.is_none(), "{report:?}");
+    }
+    let away = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert!(away["message"].as_str().unwrap().contains("cannot be read"), "{away}");
+    wire.mend();
+    let report = grow("five").await;
+    assert!(report.published >= 4, "{report:?}");
+    let verified = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert_eq!((&verified["audit"], &verified["published"]["size"]), (&json!("verified"), &json!(size(&read("checkpoint").await))), "{verified}");
+    // What was written once stays: the tile of the first checkpoint is still there, and one version of it.
+    let versions = bucket.versions(&tile).await;
+    assert_eq!(versions.len(), 1, "{versions:?}");
+    // A tile that somebody with the bucket's rights wrote over stops the log.
+    let ahead = size(&read("checkpoint").await) + 1;
+    bucket.put(&format!("log/tile/0/000.p/{ahead}"), b"not a tile").await;
+    let report = grow("six").await;
+    assert!(report.stopped.is_some_and(|why| why.contains("was changed or forked")));
 }

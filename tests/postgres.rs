@@ -152,7 +152,10 @@ async fn the_program_cannot_change_the_trail_and_its_owner_is_stopped_by_trigger
         "UPDATE trail SET body = '{}'",
         "DELETE FROM trail",
         "TRUNCATE trail CASCADE",
-        "UPDATE trail_values SET value = 'mallory'",
+        "UPDATE trail_values SET sealed = sealed || sealed",
+        "DELETE FROM trail_values",
+        "UPDATE personal_keys SET key = sha256(key)",
+        "DELETE FROM personal_keys",
         "UPDATE chains SET head = 'h'",
         "UPDATE chains SET next_sequence = 1, head = 'h'",
         "DELETE FROM chains",
@@ -165,7 +168,15 @@ async fn the_program_cannot_change_the_trail_and_its_owner_is_stopped_by_trigger
         "TRUNCATE bindings",
     ] {
         let said = world.try_sql(statement).await.expect_err(statement);
-        let expected = ["append only", "not changed", "only grows", "never given back", "duplicate key"];
+        let expected = [
+            "append only",
+            "not changed",
+            "only grows",
+            "never given back",
+            "duplicate key",
+            "goes with its key",
+            "a key is kept",
+        ];
         assert!(expected.iter().any(|words| said.contains(words)), "{statement}: {said}");
     }
     let app = sqlx::PgPool::connect(&database(&world).app_url()).await.expect("connect as the program");
@@ -173,9 +184,13 @@ async fn the_program_cannot_change_the_trail_and_its_owner_is_stopped_by_trigger
         "UPDATE trail SET body = '{}'",
         "DELETE FROM trail",
         "TRUNCATE trail",
-        "UPDATE trail_values SET value = 'mallory'",
-        "DELETE FROM trail_values",
+        "UPDATE trail_values SET sealed = sealed || sealed",
         "TRUNCATE trail_values",
+        "INSERT INTO trail_values_clear SELECT event_id, field, 'mallory', '\\x00' FROM trail_values",
+        "DELETE FROM trail_values_clear",
+        "DELETE FROM personal_keys",
+        "UPDATE personal_keys SET tenant_id = 'mallory'",
+        "UPDATE personal_keys SET created_at = now()",
         "TRUNCATE chains",
         "DELETE FROM chains",
         "DELETE FROM planes",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use lethe_ledger::{TenantStatus, Tx};
+use lethe_ledger::{TenantStatus, TrailFilter, Tx};
 use lethe_stages::{Code, ports::PortError};
 use serde_json::{Value as Json, json};
 
@@ -16,7 +16,7 @@ const BY_CALL: &str = "UNKNOWN_OPERATION INVALID_ARGUMENT NOT_AUTHORISED IDEMPOT
     RESTORE_PENDING NOT_CANCELLABLE STAGE_IN_PROGRESS NOTHING_HALTED USAGE_REFUSED USAGE_ID_UNKNOWN APPROVAL_TOO_EARLY \
     APPROVAL_BY_SELF APPROVAL_EXISTS APPROVAL_UNKNOWN APPROVAL_DENIED ASSURANCE_TOO_LOW HOLD_UNKNOWN PAUSE_UNKNOWN \
     TOKEN_UNKNOWN TOKEN_NOT_ACTIVE QUERY_REFUSED ARCHIVE_MISSING TRANSITION_NOT_ALLOWED INGEST_REFUSED NOTHING_TO_PROBE FINDING_UNKNOWN \
-    ATTESTATION_UNKNOWN ATTESTATION_REFUSED";
+    ATTESTATION_UNKNOWN ATTESTATION_REFUSED PERSONAL_NEEDED";
 
 /// Codes with which the gate keeps a run from starting, on record as PENDING or BLOCKED on the plane's chain.
 const BY_GATE: &str = "ACTIVE_REFERENCES ACTIVE_USAGE USAGE_UNKNOWN APPROVAL_REQUIRED APPROVAL_EXPIRED PLAN_CHANGED HOLD_ACTIVE PAUSED \
@@ -69,9 +69,9 @@ impl Asker {
         assert_eq!((&entry["gate"]["decision"], &entry["evidence"]["code"]), (&json!("BLOCKED"), &json!(code)));
         let known = operation != "knowledge.plane.delete";
         assert_eq!(entry["decision_owner"], if known { operation } else { "dispatch" });
-        let who =
-            self.world.texts("SELECT v.value FROM trail_values v JOIN trail t USING (event_id) ORDER BY t.place DESC LIMIT 1");
-        assert_eq!(format!("{}:{}", entry["actor_type"].as_str().unwrap(), who.await[0]), actor);
+        let last = TrailFilter { limit: Some(1), ..TrailFilter::default() };
+        let who = self.world.read(async |tx| tx.trail(&last).await).await.remove(0).values["actor_id"].clone();
+        assert_eq!(format!("{}:{}", entry["actor_type"].as_str().unwrap(), who.as_str().unwrap()), actor);
         self.seen.insert(code);
     }
 }
@@ -154,6 +154,8 @@ async fn every_refused_call_is_on_record_where_it_belongs() {
     ask.refused(&on, "INVALID_ARGUMENT", "user:alice", again, asked("reason", json!(""))).await;
     ask.world.request(&plane, "7d").await;
     ask.refused(&on, "OFFBOARDING_OPEN", "user:alice", again, request(&plane, "8d")).await;
+    let erase = json!({"tenant": "acme", "reason": "r"});
+    ask.refused(&acme, "PERSONAL_NEEDED", "user:root", "governance.personal.erase", erase).await;
     ask.refused(&on, "INGEST_REFUSED", "sdk:pipe", "knowledge.access.check_write", json!({"plane": plane})).await;
     ask.refused(&on, "PLANE_NOT_ACTIVE", "user:root", "knowledge.token.issue", json!({"plane": plane})).await;
     ask.world.call("user:alice", "knowledge.offboarding.cancel", reasoned.clone()).await;

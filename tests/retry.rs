@@ -200,6 +200,7 @@ async fn what_a_driver_says_of_its_failure_stays_out_of_the_trail() {
     assert!(offboarding(&world, &plane).await["last_error"]["message"].as_str().unwrap().contains("Mrs Smith"));
     assert_eq!(world.entries(&plane, "STAGE_FAILED").await, 1);
     assert_eq!(world.number("SELECT count(*) FROM trail WHERE body LIKE '%Smith%'").await, 0);
-    assert_eq!(world.number("SELECT count(*) FROM trail_values WHERE value LIKE '%Smith%'").await, 0);
+    let values = world.read(async |tx| tx.opened_values().await).await;
+    assert!(!values.is_empty() && values.iter().all(|(_, _, value, _)| !value.contains("Smith")));
     invariants::check(&world).await;
 }

@@ -30,8 +30,10 @@ async fn the_database_refuses_to_change_what_was_written() {
         "UPDATE chains SET next_sequence = 1, head = 'h'".into(),
         "UPDATE chains SET head = 'h'".into(),
         "REPLACE INTO chains SELECT chain, 'h', 1 FROM chains".into(),
-        "UPDATE trail_values SET value = 'mallory'".into(),
-        "REPLACE INTO trail_values SELECT event_id, field, 'mallory', salt FROM trail_values".into(),
+        "UPDATE trail_values SET sealed = zeroblob(60)".into(),
+        "REPLACE INTO trail_values SELECT event_id, field, key_id, zeroblob(60), tag FROM trail_values".into(),
+        "UPDATE personal_keys SET key = zeroblob(32)".into(),
+        "REPLACE INTO personal_keys SELECT id, tenant_id, zeroblob(32), created_at, NULL FROM personal_keys".into(),
     ] {
         // As any client would: without foreign keys, which would refuse some of it by accident.
         let said = world.try_sql(&format!("PRAGMA foreign_keys = OFF; {forbidden}")).await;
@@ -95,19 +97,29 @@ async fn whoever_goes_past_the_triggers_is_found_out_and_the_place_is_named() {
         (format!("UPDATE trail SET tenant_id = '__system__' {of} AND sequence_no = 2"), 2, "column tenant_id"),
         (
             format!(
-                "UPDATE trail_values SET value = 'mallory' WHERE field = 'actor_id' AND event_id = '{}'",
+                "UPDATE trail_values SET sealed = zeroblob(60) WHERE field = 'actor_id' AND event_id = '{}'",
                 requested["event_id"].as_str().unwrap()
             ),
             1,
-            "value kept for actor_id",
+            "value kept for actor_id does not decrypt",
         ),
         (
             format!(
-                "UPDATE trail_values SET salt = x'00' WHERE field = 'reason' AND event_id = '{}'",
+                "UPDATE trail_values SET tag = zeroblob(16) WHERE field = 'actor_id' AND event_id = '{}'",
                 requested["event_id"].as_str().unwrap()
             ),
             1,
-            "value kept for reason",
+            "value kept for actor_id is found by the name of somebody else",
+        ),
+        // One that was sealed under the same key, elsewhere.
+        (
+            format!(
+                "UPDATE trail_values SET sealed = (SELECT sealed FROM trail_values WHERE field = 'actor_id' AND event_id = '{0}')
+                 WHERE field = 'reason' AND event_id = '{0}'",
+                requested["event_id"].as_str().unwrap()
+            ),
+            1,
+            "value kept for reason does not decrypt",
         ),
         (format!("DELETE FROM trail {of} AND sequence_no = 5"), 6, "entry 5 is missing"),
         (format!("DELETE FROM trail {of} AND sequence_no = 0"), 1, "entry 0 is missing"),

@@ -112,8 +112,6 @@ statements! {
     ISSUE = "keep a certificate",
         "UPDATE certificates SET statement = $2, signatures = $3, own_values = $4, issued_at = $5, event_id = $6
          WHERE offboarding_id = $1 AND issued_at IS NULL";
-    VALUES_OF = "read what a chain is committed to",
-        "SELECT v.event_id, v.field, v.value, v.salt FROM trail_values v JOIN trail t ON t.event_id = v.event_id WHERE t.chain = $1";
     NAME_TAG = "read the commitment to a purged plane's name", "SELECT id, name_tag FROM planes WHERE id = $1";
     PURGED_BY = "read the entry of a purge",
         "SELECT event_id FROM trail WHERE chain = $1 AND offboarding_id = $2 AND event_type = 'TRANSITION' ORDER BY sequence_no DESC LIMIT 1";
@@ -159,17 +157,11 @@ impl Tx {
     /// The personal values to which a chain's entries are committed, as far as they still exist.
     pub async fn committed_values(&mut self, chain: &str) -> Result<Vec<CommittedValue>, Fault> {
         self.write_trail().await?;
-        let rows = self.sql(&VALUES_OF).bind(chain).all().await?;
-        let value = |row: &Row| {
-            let cells = Cells::new(row, "trail_values", "event_id");
-            Ok(CommittedValue {
-                event_id: cells.id("event_id")?,
-                field: cells.get("field")?,
-                value: cells.get("value")?,
-                salt: cells.get("salt")?,
-            })
-        };
-        rows.iter().map(value).collect()
+        let opened = self.opened_values_of_chain(chain).await?;
+        Ok(opened.into_iter().map(|(event_id, field, value, salt)| {
+            let salt = hex::decode(salt).unwrap_or_default();
+            CommittedValue { event_id, field, value, salt }
+        }).collect())
     }
 
     /// The commitment to a purged plane's name.

@@ -10,6 +10,7 @@
 //! ([`Fault::OutcomeUnknown`]): who repeats the same work finds out, by epoch or by key.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     fault::Fault,
+    personal::{Remembered, SealingKey},
     postgres::PostgresLedger,
     rows::{self, Cells},
     source::{Clock, Entropy, SinceBoot},
@@ -68,6 +70,7 @@ pub struct Ledger {
     id: Uuid,
     insecure_demo: bool,
     tenant_in_flight_max: i64,
+    remembered: Remembered,
 }
 
 /// What a transaction answered, after it was committed. Nothing else can make one, so who holds it knows that it happened.
@@ -97,6 +100,9 @@ pub struct Tx {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pub(crate) unwritten: Unwritten,
+    /// Keys of personal values that the process remembers, and those that this transaction read or made.
+    pub(crate) remembered: Remembered,
+    pub(crate) keys: HashMap<String, Arc<SealingKey>>,
 }
 
 statements! {
@@ -155,6 +161,8 @@ impl Tx {
     /// Undoes everything since [`Self::savepoint`]; the transaction goes on. What was locked since is free again.
     pub async fn undo_to_savepoint(&mut self) -> Result<(), Fault> {
         self.unwritten = Unwritten::default();
+        // One that was made since is undone.
+        self.keys.clear();
         self.due = None;
         self.sql(&UNDO).run().await.map(drop)
     }
@@ -177,8 +185,12 @@ impl Ledger {
     pub async fn open(options: OpenOptions) -> Result<Self, Fault> {
         let database = Self::connect(&options.url).await?;
         let mut ledger = Self::over(database, &options);
-        let identity = ledger.read(async |tx: &mut Tx| tx.identity().await).await?;
+        let (identity, clear) =
+            ledger.read(async |tx: &mut Tx| Ok::<_, Fault>((tx.identity().await?, tx.has_clear_values().await?))).await?;
         let Some((id, insecure_demo)) = identity else { return Err(Fault::NotMigrated { url: redacted(&options.url) }) };
+        if clear {
+            return Err(Fault::NotSealed { url: redacted(&options.url) });
+        }
         (ledger.id, ledger.insecure_demo) = (id, insecure_demo);
         Ok(ledger)
     }
@@ -210,6 +222,7 @@ impl Ledger {
             tx.sql(&NAME_LEDGER).bind(id).bind(at).bind(insecure_demo).run().await
         });
         named.await?.into_inner();
+        ledger.seal_all().await?;
         ledger.close().await;
         Self::open(options).await
     }
@@ -224,7 +237,15 @@ impl Ledger {
 
     fn over(database: Database, options: &OpenOptions) -> Self {
         let (clock, entropy) = (options.clock.clone(), options.entropy.clone());
-        Self { database, clock, entropy, id: Uuid::nil(), insecure_demo: false, tenant_in_flight_max: i64::MAX }
+        Self {
+            database,
+            clock,
+            entropy,
+            id: Uuid::nil(),
+            insecure_demo: false,
+            tenant_in_flight_max: i64::MAX,
+            remembered: Remembered::default(),
+        }
     }
 
     /// The same ledger, with a limit to what one tenant may have in flight.
@@ -292,6 +313,8 @@ impl Ledger {
             tx.sql(&HINT).bind(due.to_rfc3339()).run().await?;
         }
         commit(tx.inner).await?;
+        // Not before: a key that was made in vain is none.
+        tx.remembered.learn(tx.keys);
         Ok(Committed(answer))
     }
 
@@ -313,6 +336,15 @@ impl Ledger {
         match &self.database {
             Database::Sqlite(sqlite) => sqlite.truncate_wal().await,
             Database::Postgres(_) => Ok(true),
+        }
+    }
+
+    /// Rewrites a ledger in a file without what was deleted or overwritten in it. Answers whether it could: somebody who reads or writes
+    /// just then keeps it from that. A server's VACUUM is its operator's.
+    pub async fn scrub(&self) -> Result<bool, Fault> {
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.scrub().await,
+            Database::Postgres(_) => Ok(false),
         }
     }
 
@@ -362,6 +394,8 @@ impl Ledger {
             clock,
             entropy,
             unwritten: Unwritten::default(),
+            remembered: self.remembered.clone(),
+            keys: HashMap::new(),
         };
         let under_control = kind == Kind::WritesUnderControl;
         if matches!(tx.inner, Inner::Postgres { .. }) && (under_control || !self.clock_is_injected()) {

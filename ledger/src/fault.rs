@@ -40,6 +40,12 @@ pub enum Fault {
         /// Which ledger.
         url: String,
     },
+    /// Values that an earlier version wrote in clear are not all sealed.
+    #[error("open the ledger {url}: names and reasons of an earlier version stand in it in clear; run `lethe migrate`")]
+    NotSealed {
+        /// Which ledger.
+        url: String,
+    },
     /// The ledger was written by a newer program.
     #[error("open the ledger {url}: it was written by a newer version of lethe (migration {version}); use that version")]
     Newer {
@@ -121,7 +127,8 @@ impl Fault {
             }
             Fault::Database { source: sqlx::Error::Database(error), .. } => {
                 // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_FULL and SQLITE_IOERR, in the low byte of the extended code.
-                error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| [5, 6, 10, 13].contains(&(code & 0xff)))
+                let busy = |code: i32| [5, 6, 10, 13].contains(&(code & 0xff));
+                error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(busy) || self.is_destroyed_key()
             }
             Fault::Database { source, .. } => {
                 matches!(
@@ -134,11 +141,17 @@ impl Fault {
         }
     }
 
-    /// Whether the database undid the transaction so that another one could go on: a deadlock or a serialization failure. Nothing of it
-    /// happened, and the same work can be done again at once.
+    /// Whether the database undid the transaction so that another one could go on: a deadlock, a serialization failure, or a key that
+    /// another one destroyed. Nothing of it happened, and the same work can be done again at once.
     pub fn is_conflict(&self) -> bool {
         let Fault::Database { source, .. } = self else { return false };
-        server_code(source).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
+        server_code(source).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01")) || self.is_destroyed_key()
+    }
+
+    /// Whether a personal value was to be written under a key that somebody else has destroyed: these are the schema's words.
+    pub(crate) fn is_destroyed_key(&self) -> bool {
+        let Fault::Database { source: sqlx::Error::Database(error), .. } = self else { return false };
+        error.message().contains("trail_values: the key is destroyed")
     }
 }
 

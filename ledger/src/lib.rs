@@ -28,11 +28,13 @@ mod many;
 mod notices;
 mod offboardings;
 mod parties;
+mod personal;
 mod planes;
 mod postgres;
 #[cfg(feature = "testing")]
 mod prepare;
 mod probes;
+mod query;
 mod queue;
 mod release;
 mod rows;
@@ -63,8 +65,10 @@ pub use log::{CheckpointRow, LeafOf, LogFault, LogKey, LogState, LogVerified, Pr
 pub use notices::{NewNotice, Notice, NoticeEnd, NoticeFilter, NoticeKind, NoticeStatus};
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
 pub use parties::{NewStore, Store, Tenant, TenantStatus};
+pub use personal::{ErasedPersonal, Gone, PersonalKey};
 pub use planes::{Binding, Lineage, Move, NewPlane, Plane};
 pub use probes::{NewProbe, Probe, ProbeAnswer, ProbeCause, ProbeFilter, ProbeScope, ProbeStatus};
+pub use query::{Found, PAGE_MAX, TrailOutcome, TrailPage, TrailQuery};
 pub use queue::{Lease, NewRun, Run, RunStatus, Settlement};
 pub use release::{Approval, ApprovalStatus, Assurance, AwaitingPlace, Hold, HoldSubject, Listed, NewApproval, NewHold, Pause};
 pub use source::{Clock, Entropy, SinceBoot};

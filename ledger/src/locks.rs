@@ -238,7 +238,7 @@ impl Tx {
         Ok(plans)
     }
 
-    fn note_heads(&mut self, heads: &[Row]) -> Result<(), Fault> {
+    pub(crate) fn note_heads(&mut self, heads: &[Row]) -> Result<(), Fault> {
         for row in heads {
             let cells = Cells::new(row, "chains", "chain");
             let chain: Chain = cells.parsed("chain")?;

@@ -156,10 +156,16 @@ impl Script {
 impl Tx {
     /// Runs a script.
     pub(crate) async fn run(&mut self, script: Script) -> Result<(), Fault> {
-        match &mut self.inner {
+        let done = match &mut self.inner {
             Inner::Sqlite(tx) => run_on_sqlite(tx, script).await,
             Inner::Postgres { tx, prepared } => run_on_postgres(tx, *prepared, script).await,
-        }
+        };
+        done.inspect_err(|fault| {
+            // Somebody else erased: whoever does this work again reads the keys anew.
+            if fault.is_destroyed_key() {
+                self.remembered.forget();
+            }
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     db::Tx,
     deadlines, decisions, dependents, findings, idempotency, locks, log,
     many::Many,
-    notices, offboardings, parties, planes, probes, queue, release,
+    notices, offboardings, parties, personal, planes, probes, query, queue, release,
     sql::{Inner, Sql},
     suspensions, trail, verify, witness,
 };
@@ -30,6 +30,7 @@ static STATEMENTS: &[&[&Sql]] = &[
     notices::STATEMENTS,
     offboardings::STATEMENTS,
     parties::STATEMENTS,
+    personal::STATEMENTS,
     planes::STATEMENTS,
     probes::STATEMENTS,
     queue::STATEMENTS,
@@ -39,15 +40,23 @@ static STATEMENTS: &[&[&Sql]] = &[
     verify::STATEMENTS,
     witness::STATEMENTS,
 ];
-static BATCHES: &[&[&Many]] =
-    &[archives::BATCHES, locks::BATCHES, log::BATCHES, offboardings::BATCHES, planes::BATCHES, queue::BATCHES, trail::BATCHES];
+static BATCHES: &[&[&Many]] = &[
+    archives::BATCHES,
+    locks::BATCHES,
+    log::BATCHES,
+    offboardings::BATCHES,
+    personal::BATCHES,
+    planes::BATCHES,
+    queue::BATCHES,
+    trail::BATCHES,
+];
 
 impl Tx {
     /// Prepares every statement; answers how many there are, and what the database says against some.
     pub async fn prepare_all(&mut self) -> (usize, Vec<String>) {
         let on_sqlite = matches!(self.inner, Inner::Sqlite(_));
         let mut texts: Vec<(&str, String)> = Vec::new();
-        for sql in STATEMENTS.iter().chain(log::ALL).copied().flatten() {
+        for sql in STATEMENTS.iter().chain(log::ALL).chain(query::STATEMENTS).copied().flatten() {
             texts.push((sql.doing, if on_sqlite { sql.sqlite.into() } else { sql.postgres.into() }));
         }
         for many in BATCHES.iter().copied().flatten() {

@@ -66,6 +66,15 @@ impl SqliteLedger {
         Ok(busy == 0)
     }
 
+    /// Rewrites the file page by page, and empties the log into it. Answers whether it could.
+    pub(crate) async fn scrub(&self) -> Result<bool, Fault> {
+        match sqlx::query("VACUUM").execute(&self.writer).await.map_err(Fault::database("rewrite the ledger's file")) {
+            Ok(_) => self.truncate_wal().await,
+            Err(fault) if fault.is_passing() => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Writes a consistent copy into a new file, durable when it returns.
     pub(crate) async fn backup(&self, to: &Path) -> Result<(), Fault> {
         let fail = |message: String| Fault::Url { url: to.display().to_string(), message };

@@ -1,7 +1,7 @@
 //! The audit trail: what happened, by whom, why, under which policy; one hash chain per plane, per tenant and for the system.
 //!
 //! The rule: an entry is written in the transaction of the change it records, and never changed. It holds ids, digests and counts.
-//! Personal values (who, why) enter it as salted commitments; value and salt stand beside it and can be destroyed.
+//! Personal values (who, why) enter it as salted commitments; value and salt stand beside it, sealed (see `personal`), and can be destroyed.
 //!
 //! An entry is numbered and hashed when it is appended, and written with all others of its transaction before anything reads the trail,
 //! at the latest before the commit. If we die before that, neither the entry nor its change happened.
@@ -19,7 +19,8 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
-    many::{Many, Script},
+    many::{Many, Places, Script},
+    personal::{Opened, Opener, SALT_LEN, SealedValue, holder},
     rows::Cells,
     sql::{Row, statements},
 };
@@ -233,6 +234,8 @@ lethe_stages::text_enum! {
         Attested = "ATTESTED",
         /// The conformance suite was run against a store.
         StoreTested = "STORE_TESTED",
+        /// Personal values were erased: their key is destroyed.
+        PersonalErased = "PERSONAL_ERASED",
     }
 }
 
@@ -409,12 +412,20 @@ struct EntryRow {
     hash: String,
 }
 
+/// A sealed value.
 #[derive(Debug)]
-struct ValueRow {
-    event_id: Uuid,
-    field: &'static str,
-    value: String,
-    salt: [u8; 16],
+pub(crate) struct ValueRow {
+    pub(crate) event_id: Uuid,
+    pub(crate) field: String,
+    pub(crate) key_id: Uuid,
+    pub(crate) sealed: Vec<u8>,
+    pub(crate) tag: Option<Vec<u8>>,
+}
+
+impl ValueRow {
+    pub(crate) fn bind(query: Places, row: Self) -> Places {
+        query.bind(row.event_id).bind(row.field).bind(row.key_id).bind(row.sealed).bind(row.tag)
+    }
 }
 
 impl Unwritten {
@@ -440,12 +451,12 @@ static ENTRIES: Many = Many {
     types: &["text", "bigint", "uuid", "text", "text", "uuid", "uuid", "timestamptz", "text", "text", "text"],
 };
 
-static VALUES: Many = Many {
+pub(crate) static VALUES: Many = Many {
     doing: "append to the trail",
     table: "trail_values",
-    before: "INSERT INTO trail_values (event_id, field, value, salt)",
+    before: "INSERT INTO trail_values (event_id, field, key_id, sealed, tag)",
     after: "",
-    types: &["uuid", "text", "text", "bytea"],
+    types: &["uuid", "text", "uuid", "bytea", "bytea"],
 };
 
 static HEADS: Many = Many {
@@ -476,7 +487,7 @@ macro_rules! select_entries {
         concat!(
             "SELECT * FROM (SELECT t.*, (SELECT ",
             $values,
-            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals FROM trail t WHERE ",
+            " FROM trail_values v LEFT JOIN personal_keys k ON k.id = v.key_id WHERE v.event_id = t.event_id) AS vals FROM trail t WHERE ",
             $filter,
             " ORDER BY place DESC LIMIT ",
             $limit,
@@ -488,12 +499,13 @@ macro_rules! select_entries {
 statements! {
     LIST = "read the trail",
         select_entries!(
-            "json_group_object(v.field, v.value)",
+            "json_group_array(json_object('field', v.field, 'key_id', v.key_id, 'sealed', hex(v.sealed), 'tag', hex(v.tag), 'key', hex(k.key)))",
             "($1 IS NULL OR chain = $1) AND ($2 IS NULL OR tenant_id = $2) AND ($3 IS NULL OR event_type = $3)",
             "coalesce($4, -1)"
         ),
         select_entries!(
-            "json_object_agg(v.field, v.value)",
+            "json_agg(json_build_object('field', v.field, 'key_id', v.key_id, 'sealed', encode(v.sealed, 'hex'),
+                'tag', encode(v.tag, 'hex'), 'key', encode(k.key, 'hex')))",
             "($1::text IS NULL OR chain = $1) AND ($2::text IS NULL OR tenant_id = $2) AND ($3::text IS NULL OR event_type = $3)",
             "$4::bigint"
         );
@@ -515,17 +527,20 @@ impl Tx {
         // No entry is dated before the one before it, whichever transaction began first. Nothing is decided by this instant.
         let at = last.map_or(self.at(), |last| last.max(self.at()));
         let event_id = self.new_id();
+        let tenant_id = holder(entry.tenant_id);
+        let key = self.sealing_key(&tenant_id).await?;
+        let actor = entry.actor.to_string();
         let mut values = Vec::new();
         let mut committed = |field: &'static str, value: &str| {
-            let salt = self.random::<16>();
+            let salt = self.random::<SALT_LEN>();
             let commitment = commitment(&salt, value);
-            values.push(ValueRow { event_id, field, value: value.to_owned(), salt });
+            let sealed = key.seal(event_id, field, self.random(), &salt, value);
+            values.push(ValueRow { event_id, field: field.to_owned(), key_id: key.id, sealed, tag: key.tag(field, &actor) });
             canonical::Object::new().member("commitment", &commitment)?.finish()
         };
         let actor_id = committed("actor_id", &entry.actor.id)?;
         let reason = entry.reason.as_ref().map_or(Ok("null".into()), |reason| committed("reason", reason))?;
         let plane_id = if let Chain::Plane(id) = entry.chain { Some(id) } else { None };
-        let tenant_id = entry.tenant_id.map_or("__system__".to_owned(), |id| id.to_string());
         let evidence = canonical::text(&entry.evidence)?;
         let body = canonical::Object::new()
             .text("actor_id", &actor_id)?
@@ -611,9 +626,7 @@ impl Tx {
             let query = query.bind(row.tenant_id).bind(row.plane_id).bind(row.offboarding_id).bind(row.at);
             query.bind(row.body).bind(row.previous).bind(row.hash)
         });
-        script.add(&VALUES, values, |query, row: ValueRow| {
-            query.bind(row.event_id).bind(row.field).bind(row.value).bind(row.salt.as_slice())
-        });
+        script.add(&VALUES, values, ValueRow::bind);
         written
     }
 
@@ -622,17 +635,27 @@ impl Tx {
         self.write_trail().await?;
         let list = self.sql(&LIST).bind(filter.chain.as_ref()).bind(filter.tenant_id.map(|id| id.to_string()));
         let rows = list.bind(filter.event_type.map(|kind| kind.as_str())).bind(filter.limit).all().await?;
-        rows.iter().map(entry).collect()
+        let mut opener = Opener::default();
+        rows.iter().map(|row| entry(row, &mut opener)).collect()
     }
 }
 
-fn entry(row: &Row) -> Result<TrailEntry, Fault> {
+/// A row of the trail with its values.
+pub(crate) fn entry(row: &Row, opener: &mut Opener) -> Result<TrailEntry, Fault> {
     let cells = Cells::new(row, "trail", "event_id");
-    Ok(TrailEntry {
-        body: cells.json("body")?.unwrap_or_default(),
-        hash: cells.get("hash")?,
-        previous: cells.get("previous")?,
-        // No values: an empty object, whatever the database makes of none.
-        values: cells.json::<Option<Json>>("vals")?.flatten().unwrap_or_else(|| json!({})),
-    })
+    let body: Json = cells.json("body")?.unwrap_or_default();
+    let event_id = cells.id("event_id")?;
+    let mut values = json!({});
+    // No values: whatever the database makes of none.
+    for sealed in cells.json::<Option<Vec<SealedValue>>>("vals")?.flatten().unwrap_or_default() {
+        match opener.open(event_id, body["actor_type"].as_str().unwrap_or_default(), &sealed) {
+            Opened::Value { value, .. } => values[sealed.field] = json!(value),
+            Opened::Destroyed => {}
+            Opened::Wrong(why) => {
+                let message = format!("the value kept for {} {why}", sealed.field);
+                return Err(Fault::Unreadable { table: "trail_values", column: "sealed", id: event_id.to_string(), message });
+            }
+        }
+    }
+    Ok(TrailEntry { body, hash: cells.get("hash")?, previous: cells.get("previous")?, values })
 }

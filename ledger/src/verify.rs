@@ -1,11 +1,12 @@
 //! Verifying the trail: everything is recomputed from the rows, and the first fault is named.
 //!
 //! The rule: it trusts no column. Hashes, numbers, commitments and the states of planes must all follow from the entries' bodies.
-//! What it cannot see is a ledger that was replaced as a whole or cut at its end together with the chain's head: for that, an earlier
-//! `audit export` or an outside witness is needed.
+//! What it cannot see is a ledger that was replaced as a whole, or whose end was cut together with its log: for that there is what is
+//! published, and checkpoints that somebody kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -14,6 +15,7 @@ use crate::{
     db::Tx,
     fault::Fault,
     log::asked,
+    personal::{Opened, Opener, SealedValue},
     rows::Cells,
     sql::statements,
     trail::{commitment, instant, link, origin},
@@ -28,6 +30,8 @@ pub struct Verified {
     pub chains: u64,
     /// Commitments recomputed from values that still exist.
     pub commitments: u64,
+    /// Commitments to values that were destroyed: nobody can recompute them any more, nor say what the values were.
+    pub destroyed: u64,
     /// Planes whose state follows from their chain.
     pub planes: u64,
 }
@@ -53,13 +57,28 @@ struct Walk {
 }
 
 macro_rules! entries {
+    (sqlite, $which:literal) => {
+        entries!(
+            "json_group_array(json_object('field', v.field, 'key_id', v.key_id, 'sealed', hex(v.sealed), 'tag', hex(v.tag), 'key', hex(k.key)))",
+            $which
+        )
+    };
+    (postgres, $which:literal) => {
+        entries!(
+            "json_agg(json_build_object('field', v.field, 'key_id', v.key_id, 'sealed', encode(v.sealed, 'hex'),
+                'tag', encode(v.tag, 'hex'), 'key', encode(k.key, 'hex')))",
+            $which
+        )
+    };
     ($values:literal, $which:literal) => {
         concat!(
             "SELECT t.*, (SELECT ",
             $values,
-            " FROM trail_values v WHERE v.event_id = t.event_id) AS vals, f.leaf_index, f.at AS leaf_at, f.event_type AS leaf_event_type,
+            " FROM trail_values v LEFT JOIN personal_keys k ON k.id = v.key_id WHERE v.event_id = t.event_id) AS vals, f.leaf_index, f.at AS leaf_at, f.event_type AS leaf_event_type,
              f.outcome AS leaf_outcome, f.tenant_id AS leaf_tenant_id, f.plane_id AS leaf_plane_id, f.offboarding_id AS leaf_offboarding_id,
-             f.approval_id AS leaf_approval_id, f.policy_revision AS leaf_policy_revision
+             f.approval_id AS leaf_approval_id, f.policy_revision AS leaf_policy_revision,
+             (SELECT a.tag IS DISTINCT FROM f.actor_tag FROM trail_values a WHERE a.event_id = t.event_id AND a.field = 'actor_id')
+                AS leaf_actor_differs
              FROM trail t LEFT JOIN leaves f ON f.place = t.place ",
             $which,
             " ORDER BY t.chain, t.sequence_no"
@@ -75,11 +94,11 @@ statements! {
         "SELECT 'plane:' || id AS chain, state FROM planes WHERE 'plane:' || id = $1",
         "SELECT 'plane:' || id::text AS chain, state FROM planes WHERE 'plane:' || id::text = $1";
     ENTRIES = "read the trail",
-        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", ""),
-        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "");
+        entries!(sqlite, ""),
+        entries!(postgres, "");
     ENTRIES_OF = "read the trail",
-        entries!("json_group_array(json_array(v.field, v.value, hex(v.salt)))", "WHERE t.chain = $1"),
-        entries!("json_agg(json_build_array(v.field, v.value, encode(v.salt, 'hex')))", "WHERE t.chain = $1");
+        entries!(sqlite, "WHERE t.chain = $1"),
+        entries!(postgres, "WHERE t.chain = $1");
 }
 
 impl Tx {
@@ -101,7 +120,7 @@ impl Tx {
             planes.insert(cells.get("chain")?, cells.get("state")?);
         }
 
-        let mut verified = Verified::default();
+        let (mut verified, mut opener, erased) = (Verified::default(), Opener::default(), self.erased_at().await?);
         let mut walk: Option<Walk> = None;
         let mut rows = self.sql(entries).only(only).stream();
         while let Some(row) = rows.try_next().await? {
@@ -116,7 +135,7 @@ impl Tx {
                 walk = Some(Walk { head: origin(&chain), chain, next: 0, state: String::new() });
             }
             let at = walk.as_mut().expect("set above");
-            if let Err(fault) = step(at, &cells, &mut verified)? {
+            if let Err(fault) = step(at, &cells, &mut opener, &erased, &mut verified)? {
                 return Ok(Err(fault));
             }
         }
@@ -140,7 +159,13 @@ impl Tx {
 }
 
 /// Checks one entry against the walk and moves it on.
-fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<Result<(), TrailFault>, Fault> {
+fn step(
+    walk: &mut Walk,
+    cells: &Cells<'_>,
+    opener: &mut Opener,
+    erased: &HashMap<String, DateTime<Utc>>,
+    verified: &mut Verified,
+) -> Result<Result<(), TrailFault>, Fault> {
     let sequence_no: i64 = cells.get("sequence_no")?;
     let fail = |fault: String| Ok(Err(TrailFault { chain: walk.chain.clone(), sequence_no, fault }));
     if sequence_no != walk.next {
@@ -173,18 +198,32 @@ fn step(walk: &mut Walk, cells: &Cells<'_>, verified: &mut Verified) -> Result<R
     if lethe_stages::canonical::digest(&body["evidence"]).ok().as_deref() != body["evidence_digest"].as_str() {
         return fail("its evidence does not fit its digest".into());
     }
-    for (field, value, salt) in cells.json::<Vec<(String, String, String)>>("vals")?.unwrap_or_default() {
-        let salt = hex::decode(&salt).unwrap_or_default();
-        if body[&field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
-            return fail(format!("the value kept for {field} is not the one it is committed to"));
+    let (event_id, at) = (cells.id("event_id")?, cells.at("at")?);
+    let mut committed: BTreeSet<_> = ["actor_id", "reason"].into_iter().filter(|field| !body[field].is_null()).collect();
+    for sealed in cells.json::<Option<Vec<SealedValue>>>("vals")?.flatten().unwrap_or_default() {
+        let field = &sealed.field;
+        match opener.open(event_id, body["actor_type"].as_str().unwrap_or_default(), &sealed) {
+            Opened::Value { salt, value } => {
+                if body[field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
+                    return fail(format!("the value kept for {field} is not the one it is committed to"));
+                }
+                committed.remove(field.as_str());
+                verified.commitments += 1;
+            }
+            Opened::Destroyed => {}
+            Opened::Wrong(why) => return fail(format!("the value kept for {field} {why}")),
         }
-        verified.commitments += 1;
     }
     if cells.get::<Option<i64>>("leaf_index")?.is_some()
         && let Some(column) = leaf_differs(&body, cells)?
     {
         return fail(format!("what questions find it by, leaves.{column}, does not fit its body"));
     }
+    let last_erased = erased.get(body["tenant_id"].as_str().unwrap_or_default());
+    if let Some(field) = committed.first().filter(|_| last_erased.is_none_or(|erased| *erased < at)) {
+        return fail(format!("the value of {field} is gone, and nobody erased it"));
+    }
+    verified.destroyed += committed.len() as u64;
     if let Some(to) = body["to_state"].as_str() {
         let from = body["from_state"].as_str().unwrap_or_default();
         if from != walk.state {
@@ -215,6 +254,10 @@ fn leaf_differs(body: &Json, cells: &Cells<'_>) -> Result<Option<&'static str>, 
         if kept.as_deref() != computed {
             return Ok(Some(column));
         }
+    }
+    // Of a value that is erased, the tag is of a key that is gone, and leads nowhere.
+    if cells.get::<Option<bool>>("leaf_actor_differs")? == Some(true) {
+        return Ok(Some("actor_tag"));
     }
     Ok(None)
 }

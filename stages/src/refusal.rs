@@ -116,6 +116,7 @@ codes! {
     AttestationUnknown = "ATTESTATION_UNKNOWN", "There is no such attestation that waits for a second person.";
     AttestationBySelf = "ATTESTATION_BY_SELF", "Two persons attest, neither of them who requested the offboarding.";
     AttestationRefused = "ATTESTATION_REFUSED", "A store can be attested gone only for a plane that is ARCHIVED or PURGED and bound to it.";
+    PersonalNeeded = "PERSONAL_NEEDED", "An offboarding of the tenant is open, so it must stay known who requests and who decides.";
 }
 
 impl std::fmt::Display for Code {

@@ -21,6 +21,7 @@ mod postgres;
 mod protocol;
 mod restore;
 mod secret;
+mod sheet;
 mod sqlite;
 mod store_url;
 #[cfg(test)]
@@ -35,4 +36,5 @@ pub use control::{Control, Controls};
 pub use mapping::Mapping;
 pub use pace::Paces;
 pub use restore::StoreDraft;
+pub use sheet::{Cell, CellKind, Sheet};
 pub use store_url::{StoreCheck, canonical_store_url, check_store, open_store, shown_store_url};

@@ -22,7 +22,13 @@ use crate::{
     Options,
     median::rounded,
     steps::{Lethe, STEPS, open},
-    support::ledger::TestDatabase,
+    support::{
+        World,
+        cut::Wire,
+        ledger::TestDatabase,
+        log::Log,
+        s3::{Bucket, Kind},
+    },
 };
 
 /// Entries a second that sealing has to keep up with.
@@ -226,4 +232,39 @@ pub async fn verify(options: &Options) -> Json {
         "through_postgres_min": POSTGRES_MIN, "bytes_per_entry": export.len() as u64 / verified.entries,
         "met": !options.is_full() || by_core >= EXPORT_MIN && rate >= POSTGRES_MIN,
     })
+}
+
+/// A minute without the bucket that the log is published to, while entries are written and sealed: nothing is lost, forked or reordered.
+pub async fn away(options: &Options) -> Json {
+    let bucket = Bucket::new(Kind::Versioned).await;
+    let wire = Wire::to(bucket.server.endpoint.trim_start_matches("http://"));
+    let log = Log::new();
+    let url = format!("s3://{}/log", bucket.name);
+    let reached = bucket.config().replace(&bucket.server.endpoint, &format!("http://127.0.0.1:{}", wire.port));
+    let config = log.config("first", &[]).replace(&format!("file://{}", log.path("published").display()), &url);
+    let world = World::with(&format!("{config}{reached}")).await;
+    let register = async |number: usize| {
+        let name = json!({"name": format!("tenant-{number}")});
+        world.call("user:root", "account.tenant.register", name).await;
+        world.app.manager.keep_log().await.expect("the ledger works")
+    };
+    let began = register(0).await;
+    assert!(began.published > 0, "{began:?}");
+    wire.cut();
+    let without = Duration::from_secs_f64((60.0 * options.share).max(0.5));
+    let (since, mut written) = (Instant::now(), 1);
+    while since.elapsed() < without {
+        let report = register(written).await;
+        assert!(report.sealed > 0 && report.published == 0 && report.stopped.is_none(), "{report:?}");
+        written += 1;
+    }
+    wire.mend();
+    let caught_up = register(written).await;
+    assert!(caught_up.published > written as u64 - 1, "{caught_up:?}");
+    let verified = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert_eq!(verified["audit"], "verified", "{verified}");
+    let leaves = world.number("SELECT count(*) FROM leaves").await;
+    assert_eq!(verified["published"]["size"], leaves, "all of it is outside");
+    json!({"soak": "log_away", "share": options.share, "seconds_without": rounded(without.as_secs_f64(), 1), "entries": leaves,
+        "published_at_once": caught_up.published, "met": true})
 }

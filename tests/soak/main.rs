@@ -23,6 +23,7 @@ mod log;
 mod median;
 mod planes;
 mod power;
+mod queries;
 mod steps;
 mod tenants;
 mod waiting;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-const SOAKS: [&str; 6] = ["cluster", "kills", "large_plane", "power", "tenants", "waiting"];
+const SOAKS: [&str; 8] = ["cluster", "kills", "large_plane", "log_away", "power", "queries", "tenants", "waiting"];
 
 const BENCHES: [&str; 9] = [
     "claim_scale",
@@ -111,6 +112,7 @@ async fn run(name: &str, options: Options) -> Json {
         "kills" => kills::soak(&options).await,
         "large_plane" => large_plane::soak(&options).await,
         "power" => power::soak(&options).await,
+        "queries" => queries::soak(&options).await,
         "tenants" => tenants::soak(&options).await,
         "waiting" => waiting::soak(&options).await,
         "claim_scale" => waiting::on_postgres(&options).await,
@@ -119,6 +121,7 @@ async fn run(name: &str, options: Options) -> Json {
         "archive" => planes::archive(&options).await,
         "purge_partition" => planes::purge_partition(&options).await,
         "neighbours" => planes::neighbours(&options).await,
+        "log_away" => log::away(&options).await,
         "log_keeps_up" => log::keeps_up(&options).await,
         "log_cost" => log::cost(&options).await,
         "log_verify" => log::verify(&options).await,

@@ -15,6 +15,10 @@ const PROMISES: &[(&str, &str)] = &[
          WHERE l.from_state = body ->> 'from_state' AND l.to_state = body ->> 'to_state')",
     ),
     (
+        "a sealed value has a key, and a key that is destroyed seals nothing",
+        "SELECT count(*) FROM trail_values v WHERE NOT EXISTS (SELECT 1 FROM personal_keys k WHERE k.id = v.key_id AND k.destroyed_at IS NULL)",
+    ),
+    (
         "a purged plane has a manifest and an approval that somebody else gave and that was used",
         "SELECT count(*) FROM planes p WHERE p.state = 'PURGED' AND NOT EXISTS (SELECT 1 FROM offboardings o
          JOIN archives a ON a.offboarding_id = o.id JOIN approvals y ON y.offboarding_id = o.id AND y.plan_digest = o.plan_digest

@@ -111,6 +111,8 @@ pub struct Config {
     pub clock: ClockConfig,
     /// The queue.
     pub queue: QueueConfig,
+    /// Personal values.
+    pub personal: PersonalConfig,
     /// The sweep.
     pub sweep: SweepConfig,
     /// What depends on planes.
@@ -402,6 +404,20 @@ pub struct QueueConfig {
     pub poll: Span,
     /// How long handlers may take after SIGTERM.
     pub shutdown: Span,
+}
+
+/// See `[personal]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersonalConfig {
+    /// How long they are kept after a tenant's last offboarding; `None`: until they are erased.
+    #[serde(deserialize_with = "span_or_nothing")]
+    pub keep: Option<Span>,
+}
+
+fn span_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
 }
 
 /// See `[sweep]`.

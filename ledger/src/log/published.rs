@@ -21,7 +21,8 @@ pub struct ToPublish {
 statements! {
     LEASE = "lease the log's publishing",
         "UPDATE log SET publisher = $1, publisher_until = $2 WHERE publisher IS NULL OR publisher = $1 OR publisher_until <= $3";
-    PUBLISHED = "note what is published", "UPDATE log SET published_size = $2 WHERE publisher = $1 AND published_size <= $2";
+    PUBLISHED = "note what is published",
+        "UPDATE log SET published_size = $2, publisher = NULL, publisher_until = NULL WHERE publisher = $1 AND published_size <= $2";
     NEXT = "read the next checkpoint to publish",
         "SELECT size, note FROM checkpoints WHERE size > $1 AND size <= $2 ORDER BY size DESC LIMIT 1";
     FIRST = "read the next checkpoint to publish", "SELECT size, note FROM checkpoints WHERE size > $1 ORDER BY size LIMIT 1";
@@ -47,7 +48,7 @@ impl Tx {
         Ok(Some(ToPublish { checkpoint, tiles }))
     }
 
-    /// Notes that the checkpoint of this size is outside, with all that it needs. Answers whether publishing still was ours.
+    /// Notes that the checkpoint of this size is outside, with all that it needs, and lets others publish. Answers whether publishing still was ours.
     pub async fn published(&mut self, owner: &str, size: u64) -> Result<bool, Fault> {
         Ok(self.sql(&PUBLISHED).bind(owner).bind(size as i64).run().await? == 1)
     }

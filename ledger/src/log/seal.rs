@@ -72,7 +72,8 @@ statements! {
         "SELECT size, sealed_below, ahead_place, ahead_xid, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
             pg_current_xact_id()::text::bigint AS own FROM log FOR UPDATE SKIP LOCKED";
     UNSEALED = "read what waits to be sealed",
-        waiting!("t.place, t.chain, t.sequence_no, t.hash, t.event_type, t.tenant_id, t.plane_id, t.offboarding_id, t.at, t.body, NULL AS actor_tag", "$1");
+        waiting!("t.place, t.chain, t.sequence_no, t.hash, t.event_type, t.tenant_id, t.plane_id, t.offboarding_id, t.at, t.body,
+            (SELECT v.tag FROM trail_values v WHERE v.event_id = t.event_id AND v.field = 'actor_id') AS actor_tag", "$1");
     WAITING = "count what waits to be sealed",
         concat!("SELECT count(*) AS entries, min(at) AS oldest_at FROM (", waiting!("t.at", "1000"), ") AS waiting");
     OPEN_TILES = "read the tree's edge",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use lethe_ledger::Actor;
 
-use super::CommandError;
+use super::{CommandError, query::Format};
 use crate::config::Span;
 
 /// Offboards knowledge planes: takes a tenant's knowledge base out of service after a grace period, archives and checks it, erases it
@@ -194,6 +194,9 @@ pub(crate) enum Command {
     /// The log in which the trail is sealed, and the keys that sign it
     #[command(subcommand)]
     Log(LogCommand),
+    /// Personal values: who did what and why, as the trail and closed rows name it
+    #[command(subcommand)]
+    Personal(PersonalCommand),
     /// The ledger itself: check it, copy it, release it from suspicion
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -812,6 +815,87 @@ pub(crate) struct ScopeArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
+    /// Ask for entries by what they are, page by page, in the order in which they were sealed
+    ///
+    /// An answer says how many entries wait to be sealed (`unsealed`), how many were looked at, and where to go on (`next`, for --after). A page
+    /// looks at 50000 entries at most, at 10000 where texts or actors are compared: it may be empty and still have a `next`. In CSV, an actor
+    /// or a reason that begins like a formula (= + - @) is written with an apostrophe before it.
+    ///
+    /// Example: lethe audit query --tenant acme --action TRANSITION --from 2026-10-01 --all --format csv --output moves.csv
+    Query(Box<QueryArgs>),
+    /// Who approved, denied or took back what, how that is known, and which purge used it
+    ///
+    /// Example: lethe audit approvals acme/handbook --json
+    Approvals {
+        /// Of this plane
+        plane: Option<String>,
+        /// Of this tenant
+        #[arg(long, value_name = "T", conflicts_with = "plane")]
+        tenant: Option<String>,
+        #[command(flatten)]
+        period: PeriodArgs,
+        /// Go on after this leaf: the `next` of an answer
+        #[arg(long, value_name = "N")]
+        after: Option<i64>,
+        /// At most so many decisions [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// What was refused: how often, by code and actor, and the latest of it
+    ///
+    /// Example: lethe audit refusals --tenant acme --from 2026-10-01
+    Refusals {
+        /// On this plane
+        plane: Option<String>,
+        /// Of this tenant
+        #[arg(long, value_name = "T", conflicts_with = "plane")]
+        tenant: Option<String>,
+        /// Asked for by this actor, as user:mallory
+        #[arg(long, value_name = "TYPE:ID")]
+        by: Option<String>,
+        /// With this code, as HOLD_ACTIVE
+        #[arg(long, value_name = "CODE")]
+        code: Option<String>,
+        #[command(flatten)]
+        period: PeriodArgs,
+        /// Go on after this leaf: the `next` of an answer
+        #[arg(long, value_name = "N")]
+        after: Option<i64>,
+        /// List so many of the latest [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Everything about a plane, in order and in words, with what concerns its tenant as a whole
+    ///
+    /// Example: lethe audit about acme/handbook
+    About {
+        /// Plane id or tenant/name
+        plane: String,
+        #[command(flatten)]
+        period: PeriodArgs,
+    },
+    /// Every purge that was begun or finished in a time, its steps, and what of them is missing, late or out of order
+    ///
+    /// Judged are the six steps, who approved what the purge used, the retention, the legal deadline, and the probes that were planned, which may
+    /// be answered a day late. Exits with 0 whatever it finds: `with_faults` counts.
+    ///
+    /// Example: lethe audit purges --quarter 2026Q4 --faults
+    Purges {
+        /// Of this tenant
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// In this quarter, as 2026Q4
+        #[arg(long, value_name = "QUARTER", conflicts_with_all = ["from", "until"])]
+        quarter: Option<String>,
+        #[command(flatten)]
+        period: PeriodArgs,
+        /// Only those of which something is missing, late or out of order
+        #[arg(long)]
+        faults: bool,
+        /// Go on after this leaf: the `next` of an answer
+        #[arg(long, value_name = "N")]
+        after: Option<i64>,
+    },
     /// List entries
     List {
         /// Of this plane
@@ -860,6 +944,9 @@ pub(crate) enum AuditCommand {
         /// Single entries, by the numbers of their leaves
         #[arg(long = "leaf", value_name = "N", conflicts_with_all = ["plane", "tenant"])]
         leaves: Vec<u64>,
+        /// With the actors and reasons that have not been erased; whoever has the file has them
+        #[arg(long)]
+        values: bool,
         /// Where to
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
@@ -875,6 +962,76 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
+}
+
+/// What `audit query` asks. What is not given does not filter.
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// Of this tenant, its planes included; __system__: what concerns none
+    #[arg(long, value_name = "T")]
+    pub(crate) tenant: Option<String>,
+    /// About this plane
+    #[arg(long, value_name = "PLANE")]
+    pub(crate) plane: Option<String>,
+    /// Of this offboarding
+    #[arg(long, value_name = "ID")]
+    pub(crate) offboarding: Option<String>,
+    /// About this approval
+    #[arg(long, value_name = "ID")]
+    pub(crate) approval: Option<String>,
+    /// By this actor, as user:alice
+    #[arg(long, value_name = "TYPE:ID")]
+    pub(crate) by: Option<String>,
+    /// Of one of these types, as TRANSITION,APPROVED
+    #[arg(long = "action", value_name = "TYPE", value_delimiter = ',')]
+    pub(crate) actions: Vec<String>,
+    /// That ended so: DONE, ALLOWED, PENDING, BLOCKED or FAILED
+    #[arg(long = "outcome", value_name = "O", value_delimiter = ',')]
+    pub(crate) outcomes: Vec<String>,
+    /// Dated then or later: an instant, or a day where deadlines are counted
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) from: Option<String>,
+    /// Dated before
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) until: Option<String>,
+    /// Decided under these policies
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) policy_revision: Option<String>,
+    /// In which a value, a reason or an actor contains this, in whatever case
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Option<String>,
+    /// Go on after this leaf: the `next` of an answer
+    #[arg(long, value_name = "N")]
+    pub(crate) after: Option<i64>,
+    /// At most so many entries a page, up to 10000 [default: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// The newest first
+    #[arg(long)]
+    pub(crate) newest: bool,
+    /// How the answer is written
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+    /// Write the answer to a file, which is there whole or not at all
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Every page, one after the other
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Write the page's entries with their proofs too; `lethe-verify bundle` checks it
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub(crate) proof: Option<PathBuf>,
+}
+
+/// Of which time and how much of it.
+#[derive(Debug, Args)]
+pub(crate) struct PeriodArgs {
+    /// Dated then or later: an instant, or a day where deadlines are counted
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) from: Option<String>,
+    /// Dated before
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) until: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -987,6 +1144,33 @@ pub(crate) enum KeysCommand {
         /// Why, for the record
         #[arg(long)]
         reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PersonalCommand {
+    /// Show the keys under which values are sealed, how many each seals, and when they are erased or were
+    Show {
+        /// Of this tenant only
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Erase names and reasons for good: of one tenant, or of what concerns none
+    ///
+    /// Destroys the key under which the trail's values are sealed, and reduces what is closed. Every proof still verifies.
+    Erase {
+        /// Whose
+        #[arg(long, required_unless_present = "system")]
+        tenant: Option<String>,
+        /// Those of what concerns no tenant: operators
+        #[arg(long, conflicts_with = "tenant")]
+        system: bool,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+        /// Do not ask for confirmation on a terminal
+        #[arg(long)]
+        yes: bool,
     },
 }
 

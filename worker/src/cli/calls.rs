@@ -11,10 +11,11 @@ use super::{
     args::{
         AccessCommand, ApprovalCommand, ApproverCommand, ArchiveCommand, AuditCommand, CertificateCommand, Command, DecideArgs,
         DependentCommand, FindingCommand, HoldCommand, KeysCommand, LedgerCommand, LogCommand, NoticeCommand, OffboardingCommand,
-        PlaneCommand, PolicyCommand, ProbeCommand, ReasonedArgs, RequestArgs, ScopeArgs, StoreCommand, TenantCommand,
-        TokenCommand, UsageCommand, WaitArgs,
+        PeriodArgs, PersonalCommand, PlaneCommand, PolicyCommand, ProbeCommand, QueryArgs, ReasonedArgs, RequestArgs, ScopeArgs,
+        StoreCommand, TenantCommand, TokenCommand, UsageCommand, WaitArgs,
     },
     certificate::Given,
+    query,
     sign::{self, Signing},
     wait::{Goal, Wait},
 };
@@ -34,6 +35,8 @@ pub(super) struct Planned {
     pub(super) sign: Option<Signing>,
     /// Where the entries of the answer are written instead of being printed.
     pub(super) write_to: Option<PathBuf>,
+    /// How the answer to a question is written.
+    pub(super) answer: Option<query::Out>,
     /// How a certificate is given.
     pub(super) certificate: Option<Given>,
     /// Where the answer is written instead of being printed.
@@ -216,6 +219,22 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
         Command::Pause { scope, reason } => planned("knowledge.control.pause", of_scope(scope, Some(reason))),
         Command::Resume { scope, reason } => planned("knowledge.control.resume", of_scope(scope, reason)),
         Command::Audit(command) => match command {
+            AuditCommand::Query(args) => question(*args),
+            AuditCommand::Approvals { plane, tenant, period, after, limit } => {
+                let of = given(&[("plane", &plane), ("tenant", &tenant)]);
+                planned("governance.audit.approvals", with(with(json!({"after": after, "limit": limit}), of), within(&period)))
+            }
+            AuditCommand::Refusals { plane, tenant, by, code, period, after, limit } => {
+                let of = given(&[("plane", &plane), ("tenant", &tenant), ("actor", &by), ("code", &code)]);
+                planned("governance.audit.refusals", with(with(json!({"after": after, "limit": limit}), of), within(&period)))
+            }
+            AuditCommand::About { plane, period } => {
+                planned("governance.audit.about", with(json!({"plane": plane}), within(&period)))
+            }
+            AuditCommand::Purges { tenant, quarter, period, faults, after } => {
+                let of = given(&[("tenant", &tenant), ("quarter", &quarter)]);
+                planned("governance.audit.purges", with(with(json!({"after": after, "faults": faults}), of), within(&period)))
+            }
             AuditCommand::List { plane, tenant, event_type, limit } => {
                 let arguments = given(&[("plane", &plane), ("tenant", &tenant), ("event_type", &event_type)]);
                 planned("governance.audit.list", with(json!({"limit": limit}), arguments))
@@ -230,11 +249,11 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 let new = new.as_deref().map(size_or_text).transpose()?;
                 planned("governance.audit.consistency", with(json!({"old": size_or_text(&old)?}), given(&[("new", &new)])))
             }
-            AuditCommand::Bundle { plane, tenant, leaves, to } => Planned {
+            AuditCommand::Bundle { plane, tenant, leaves, values, to } => Planned {
                 document_to: Some(to),
                 ..planned(
                     "governance.audit.bundle",
-                    with(json!({"leaves": leaves}), given(&[("plane", &plane), ("tenant", &tenant)])),
+                    with(json!({"leaves": leaves, "values": values}), given(&[("plane", &plane), ("tenant", &tenant)])),
                 )
             },
             AuditCommand::Export { plane, tenant, to } => Planned {
@@ -280,6 +299,14 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
             LogCommand::RetireKey { key, reason } => planned("governance.log.retire_key", json!({"key": key, "reason": reason})),
             LogCommand::AdoptKey { reason } => planned("governance.log.adopt_key", json!({"reason": reason})),
             LogCommand::InitKey { .. } => return Err(no_call()),
+        },
+        Command::Personal(command) => match command {
+            PersonalCommand::Show { tenant } => planned("governance.personal.show", Json::Object(given(&[("tenant", &tenant)]))),
+            PersonalCommand::Erase { tenant, system, reason, yes } => {
+                let confirm = tenant.clone().or(Some("system".into()));
+                let arguments = with(json!({"system": system, "reason": reason}), given(&[("tenant", &tenant)]));
+                Planned { confirm, yes, ..planned("governance.personal.erase", arguments) }
+            }
         },
         Command::Ledger(command) => match command {
             LedgerCommand::Check => planned("governance.ledger.check", json!({})),
@@ -355,6 +382,30 @@ fn request(args: RequestArgs) -> Result<Planned, CommandError> {
     }
     let wait = wait(args.wait, Goal::State(LifecycleState::PendingDeactivate))?;
     Ok(Planned { wait, ..planned("knowledge.offboarding.request", arguments) })
+}
+
+fn within(period: &PeriodArgs) -> Map<String, Json> {
+    given(&[("from", &period.from), ("until", &period.until)])
+}
+
+fn question(mut args: QueryArgs) -> Planned {
+    let system = args.tenant.take_if(|tenant| tenant == "__system__").is_some();
+    let arguments = json!({
+        "system": system, "event_types": args.actions, "outcomes": args.outcomes, "newest": args.newest, "after": args.after, "limit": args.limit,
+    });
+    let more = given(&[
+        ("tenant", &args.tenant),
+        ("plane", &args.plane),
+        ("offboarding", &args.offboarding),
+        ("approval", &args.approval),
+        ("actor", &args.by),
+        ("from", &args.from),
+        ("until", &args.until),
+        ("policy_revision", &args.policy_revision),
+        ("text", &args.text),
+    ]);
+    let answer = Some(query::Out { format: args.format, output: args.output, all: args.all, proof: args.proof });
+    Planned { answer, ..planned("governance.audit.query", with(arguments, more)) }
 }
 
 fn no_call() -> CommandError {

@@ -9,6 +9,7 @@ mod calls;
 mod certificate;
 mod confirm;
 mod open;
+mod query;
 mod render;
 mod sign;
 mod wait;
@@ -232,6 +233,10 @@ async fn work(app: &Arc<App>, global: &Global, until_idle: bool) -> Result<ExitC
 /// A command that is one call of one operation.
 async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> Result<ExitCode, CommandError> {
     let operation = planned.operation;
+    if let Some(out) = planned.answer {
+        query::run(app, global, planned.arguments, out).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan = match &planned.sign {
         Some(_) => {
             let plane = json!({"plane": planned.arguments["plane"]});

@@ -162,6 +162,17 @@ const TABLES: &[(&str, Columns)] = &[
     ),
     ("log_keys", &[("KEY", "vkey"), ("SINCE", "added_at"), ("FROM LEAF", "from_size"), ("RETIRED", "retired_at")]),
     ("without_master_key", &[("MASTER KEY THAT IS NOT AT HAND", "master_key_id"), ("KEYS", "keys"), ("SINCE", "oldest_at")]),
+    (
+        "personal_keys",
+        &[
+            ("KEY ID", "key_id"),
+            ("TENANT", "tenant"),
+            ("VALUES", "values"),
+            ("SINCE", "created_at"),
+            ("DUE", "due_at"),
+            ("DESTROYED", "destroyed_at"),
+        ],
+    ),
     ("restored", &[("FROM STORE", "store"), ("FROM TABLE", "resource"), ("TABLE", "table"), ("ROWS", "rows")]),
     ("pauses", &[("SCOPE", "scope"), ("BY", "paused_by"), ("SINCE", "paused_at"), ("REASON", "reason")]),
     ("blocked_by", &[("BLOCKED BY", "code"), ("UNTIL", "until"), ("WHY", "message")]),
@@ -212,8 +223,50 @@ const TABLES: &[(&str, Columns)] = &[
     ("promises", &[("PROMISE", "promise"), ("RESULT", "result"), ("SEEN", "said")]),
     ("steps", &[("STEP", "step"), ("FROM", "from"), ("TO", "to"), ("EARLIEST", "earliest"), ("DOES", "does")]),
     (
+        "decisions",
+        &[
+            ("AT", "at"),
+            ("WHAT", "what"),
+            ("BY", "by"),
+            ("IDENTITY", "identity_assurance"),
+            ("KEY", "key_fingerprint"),
+            ("PLANE ID", "plane_id"),
+            ("PLAN", "plan_digest"),
+            ("APPROVAL", "approval_id"),
+            ("USED AT", "used_by.at"),
+            ("REASON", "reason"),
+        ],
+    ),
+    ("counts", &[("CODE", "code"), ("BY", "by"), ("TIMES", "times"), ("FIRST", "first_at"), ("LAST", "last_at")]),
+    (
+        "refusals",
+        &[
+            ("AT", "at"),
+            ("CODE", "code"),
+            ("BY", "by"),
+            ("ASKED FOR", "asked_for"),
+            ("STEP", "step"),
+            ("PLANE ID", "plane_id"),
+            ("LEAF", "leaf_index"),
+        ],
+    ),
+    ("story", &[("LEAF", "leaf_index"), ("AT", "at"), ("CONCERNS", "concerns"), ("WHAT HAPPENED", "what"), ("BY", "by")]),
+    (
+        "purges",
+        &[
+            ("PLANE ID", "plane_id"),
+            ("OFFBOARDING", "offboarding_id"),
+            ("BEGUN", "begun_at"),
+            ("FINISHED", "finished_at"),
+            ("DUE", "due_at"),
+            ("IN ORDER", "in_order"),
+            ("FAULTS", "faults"),
+        ],
+    ),
+    (
         "entries",
         &[
+            ("LEAF", "leaf_index"),
             ("CHAIN", "chain"),
             ("NO", "sequence_no"),
             ("AT", "at"),
@@ -421,6 +474,10 @@ fn cell(value: &Json) -> String {
         Json::Null => String::new(),
         Json::String(text) => instant(text).unwrap_or_else(|| text.clone()),
         Json::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        // What is not as it must be, in a cell.
+        Json::Object(of) if of.contains_key("fault") => {
+            format!("{} {}: {}", cell(&value["step"]), cell(&value["fault"]), cell(&value["why"]))
+        }
         other => other.to_string(),
     }
 }

@@ -78,6 +78,13 @@ struct Story {
     began: chrono::DateTime<chrono::Utc>,
 }
 
+/// A certificate that was verified.
+struct Certified {
+    file: std::path::PathBuf,
+    weakest: String,
+    log_size: u64,
+}
+
 /// What the story found out on the way.
 struct Summary {
     plane_id: String,
@@ -306,9 +313,26 @@ impl Story {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// The certificate of the purge, written beside the ledger and verified with nothing but it and the log's public key.
+    async fn certified(&self, summary: &Summary) -> Result<Certified, CommandError> {
+        let shown = self.call("user:auditor", "knowledge.certificate.show", json!({"plane": summary.plane_id})).await?;
+        let file = self.data.join("certificate.json");
+        let text = shown["certificate"].to_string();
+        std::fs::write(&file, &text).map_err(|error| CommandError::Local(format!("write {}: {error}", file.display())))?;
+        let wrong = |error: &dyn std::fmt::Display| CommandError::Local(format!("verify {}: {error}", file.display()));
+        let keys = shown["log_keys"].as_array().into_iter().flatten().filter_map(|key| key.as_str()?.parse().ok());
+        let keys: Vec<lethe_verify::note::PublicKey> = keys.collect();
+        let certificate = lethe_verify::certificate::Certificate::read(&text).map_err(|fault| wrong(&fault))?;
+        certificate.verify(&keys).map_err(|fault| wrong(&fault))?;
+        let weakest = shown["predicate"]["weakest"]["method"].as_str().unwrap_or_default().to_owned();
+        let log = self.call("user:auditor", "governance.log.show", json!({})).await?;
+        Ok(Certified { file, weakest, log_size: log["size"].as_u64().unwrap_or_default() })
+    }
+
     async fn conclude(self, summary: Summary, json: bool) -> Result<ExitCode, CommandError> {
         let verified = self.call("user:auditor", "governance.audit.verify", json!({})).await?;
         let shown = self.call("user:auditor", "knowledge.offboarding.show", json!({"plane": summary.plane_id})).await?;
+        let certified = self.certified(&summary).await?;
         let (remaining, _) = self.rows("p1").await?;
         let unchanged = self.rows("p2").await? == summary.neighbour;
         self.app.ledger.truncate_wal().await?;
@@ -319,6 +343,7 @@ impl Story {
             "state": shown["state"], "plane_id": summary.plane_id, "audit": verified["audit"], "entries": verified["entries"],
             "archived_rows": summary.archived_rows, "source_rows": summary.records, "remaining_rows": remaining,
             "marker_planted": self.planted, "marker_found": found, "files_searched": files, "neighbour_unchanged": unchanged, "neighbour_rows": summary.neighbour.0,
+            "certificate": certified.file, "certificate_verified": true, "certificate_weakest": certified.weakest, "log_size": certified.log_size,
             "data": self.data,
         });
         let good = document["state"] == "PURGED"
@@ -337,6 +362,10 @@ impl Story {
                 ("audit trail", format!("{}, {} entries", verified["audit"].as_str().unwrap_or_default(), verified["entries"])),
                 ("records", format!("{} archived of {}, {remaining} remaining", summary.archived_rows, summary.records)),
                 (
+                    "certificate",
+                    format!("verified as a stranger would, in a signed log of {} entries; weakest: {}", certified.log_size, certified.weakest),
+                ),
+                (
                     "planted marker",
                     format!(
                         "found {} time(s) in the raw bytes before, {found} times in those of {files} files now",
@@ -352,8 +381,8 @@ impl Story {
             }
             let ledger = format!("sqlite:{}", self.data.join("lethe.db").display());
             println!(
-                "\nLook next:\n  lethe audit list {} --ledger '{ledger}'\n  lethe audit verify --ledger '{ledger}'\n  lethe demo --keep      # stop in the grace period and go on by hand",
-                summary.plane_id
+                "\nLook next:\n  lethe certificate show {} --ledger '{ledger}'\n  lethe audit list {} --ledger '{ledger}'\n  lethe audit verify --ledger '{ledger}'\n  lethe demo --keep      # stop in the grace period and go on by hand",
+                summary.plane_id, summary.plane_id
             );
         }
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })

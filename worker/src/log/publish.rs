@@ -163,6 +163,8 @@ impl KnowledgeLifecycleManager {
             Ok((size, tiles)) => Ok(json!({"url": url, "size": size, "files": tiles})),
             Err(Trouble::Forked(why)) => wrong("what is published", why),
             Err(Trouble::Away(error)) => wrong("what is published", format!("it cannot be read: {error}")),
+            // What the ledger itself lacks is named by verifying it.
+            Err(Trouble::Fault(fault @ Fault::LogBroken { .. })) => wrong("what is published", fault.to_string()),
             Err(Trouble::Fault(fault)) => Err(fault),
         }
     }

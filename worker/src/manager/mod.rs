@@ -8,6 +8,7 @@ mod claim;
 mod keeping;
 mod notices;
 mod perform;
+pub(crate) mod personal;
 pub(crate) mod probe;
 mod record;
 mod request;
@@ -31,6 +32,7 @@ pub use turn::Turn;
 
 use std::sync::{Arc, Mutex};
 
+use chrono::{DateTime, Utc};
 use lethe_ledger::{Actor, Case, Chain, Entry, EventType, Ledger};
 use lethe_stages::StageRegistry;
 use lethe_stores::channels::Channels;
@@ -57,6 +59,8 @@ pub struct KnowledgeLifecycleManager {
     pub(crate) progress: ProgressBoard,
     /// What became of the policies and is not yet on record; `None`: this process began.
     pub(crate) unsaid: Mutex<Vec<Option<Reloaded>>>,
+    /// When it was last looked for personal values that have been kept for long enough.
+    pub(crate) personal_looked: Mutex<Option<DateTime<Utc>>>,
 }
 
 impl KnowledgeLifecycleManager {
@@ -70,7 +74,19 @@ impl KnowledgeLifecycleManager {
         let keyring = Arc::new(config.keyring());
         let log = LogPlace::of(&config.log, &ledger);
         let (progress, unsaid) = (ProgressBoard::default(), Mutex::new(vec![None]));
-        Ok(Self { ledger, config, stages, gate, world, channels, keyring, log, progress, unsaid })
+        Ok(Self {
+            ledger,
+            config,
+            stages,
+            gate,
+            world,
+            channels,
+            keyring,
+            log,
+            progress,
+            unsaid,
+            personal_looked: Mutex::new(None),
+        })
     }
 
     /// The master keys.

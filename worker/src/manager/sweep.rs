@@ -1,7 +1,7 @@
 //! The sweep: rescuer, reconciler and start-up recovery in one. Recovery is the normal path, taken at every start.
 //!
 //! It takes back runs whose lease has run out or whose worker is dead, ends approvals that expired, wakes parked runs whose reason
-//! no longer stands, and delivers the notices that are due. If we die in it, the next one does the same.
+//! no longer stands, erases personal values that have been kept for long enough, and delivers the notices that are due. If we die in it, the next one does the same.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,6 +35,8 @@ pub struct SweepReport {
     pub woken: u64,
     /// Notices that runs are due and nobody takes them.
     pub stalled: u64,
+    /// Tenants whose personal values had been kept for long enough, and are erased.
+    pub personal_erased: u64,
     /// Notices that were delivered.
     pub notices_delivered: u64,
     /// Notices that could not be delivered yet, or not at all.
@@ -128,6 +130,7 @@ impl KnowledgeLifecycleManager {
     /// Sweeps once, and delivers the notices that are due.
     pub async fn sweep(&self) -> Result<SweepReport, Fault> {
         let mut report = self.sweep_ledger().await?;
+        report.personal_erased = self.erase_due().await?;
         let mut random = [0; 8];
         self.ledger.entropy().fill(&mut random);
         let told = self.deliver_notices(&format!("sweep-{}", hex::encode(random))).await?;

@@ -131,7 +131,13 @@ async fn named(app: &App, tx: &mut Tx, call: &Call, action: Action) -> Result<Ve
     }
     let about_everything = matches!(
         action,
-        Action::Read | Action::Register | Action::Control | Action::Recover | Action::ManageApprovers | Action::ManageKeys
+        Action::Read
+            | Action::Register
+            | Action::Control
+            | Action::Recover
+            | Action::ManageApprovers
+            | Action::ManageKeys
+            | Action::ErasePersonal
     );
     if nothing && about_everything {
         named.push(Named { resource: Resource::System, chain: Chain::System, tenant_id: None, own: false });

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{Operation, Refused, Registry, Stop, authority};
-use crate::{config::Config, consequences::Consequences, manager::KnowledgeLifecycleManager, world::World};
+use crate::{config::Config, consequences::Consequences, manager::KnowledgeLifecycleManager, policy::Action, world::World};
 
 /// How often a call is made again that the database undid so that another one could go on.
 const CONFLICTS_MAX: u32 = 5;
@@ -138,7 +138,11 @@ impl App {
                     done => break done?,
                 }
             };
-            let answer = self.conclude(call, committed, began);
+            let mut answer = self.conclude(call, committed, began);
+            // What an erasure overwrote leaves the file only after its commit. A call that is answered again scrubs again.
+            if let (Action::ErasePersonal, Answer::Done(said)) = (operation.action, &mut answer) {
+                said["scrubbed"] = self.manager.scrub().await.into();
+            }
             // A hold or a withdrawal must not be forgotten by a backup: the mark outside moves with every write.
             if let Err(fault) = self.manager.witness().await {
                 tracing::warn!(error = &fault as &dyn std::error::Error, "move the ledger's mark");

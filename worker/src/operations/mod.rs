@@ -26,15 +26,19 @@ mod lookup;
 mod notices;
 mod offboardings;
 mod parties;
+mod personal;
 mod plan;
 mod planes;
 mod policies;
 mod preview;
 mod probes;
 mod prove;
+mod purges;
+mod query;
 mod rebuild;
 mod restore;
 mod status;
+mod tell;
 
 pub use dispatch::{Answer, App, Call, DispatchRecord};
 
@@ -195,6 +199,8 @@ operations! {
     "knowledge.archive.key" write HUMANS TakeKey keys::take, after keys::unwrap;
     "governance.keys.show" read ANYBODY Read keys::show, after keys::read_master_keys;
     "governance.keys.rewrap" write HUMANS ManageKeys keys::rewrap, after keys::wrap_anew;
+    "governance.personal.erase" write HUMANS ErasePersonal personal::erase;
+    "governance.personal.show" read ANYBODY Read personal::show;
     "governance.ledger.check" read ANYBODY Read ledger::check, after ledger::marks;
     "governance.ledger.backup" read ANYBODY Read archives::answer, after ledger::backup;
     "governance.ledger.reconcile" write HUMANS Recover ledger::reconcile, after ledger::probe_again;
@@ -209,6 +215,11 @@ operations! {
     "governance.audit.prove" read ANYBODY Read prove::prove, after log::seal_first;
     "governance.audit.consistency" read ANYBODY Read prove::consistency, after log::seal_first;
     "governance.audit.bundle" read ANYBODY Read prove::bundle, after log::seal_first;
+    "governance.audit.query" read ANYBODY Read query::query, after query::prepare;
+    "governance.audit.approvals" read ANYBODY Read query::approvals, after query::prepare;
+    "governance.audit.refusals" read ANYBODY Read query::refusals, after query::prepare;
+    "governance.audit.about" read ANYBODY Read query::about, after query::prepare;
+    "governance.audit.purges" read ANYBODY Read query::purges, after query::prepare;
     "governance.audit.export" read ANYBODY Read audit::export;
 }
 

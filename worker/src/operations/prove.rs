@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{App, Call, Outcome, Stop, arguments, lookup, operator};
+use super::{App, Call, Outcome, Stop, arguments, lookup};
 
 /// How many leaves a bundle carries along to show that nothing is left out after its first entry; beyond that, only those after its last.
 const SCAN_MAX: u64 = 200_000;
@@ -49,6 +49,12 @@ fn entry(leaf: &LeafOf, proof: Option<&[Hash]>) -> Json {
         entry["proof"] = hashes(proof);
     }
     entry
+}
+
+/// The personal values of an entry that still exist, with the salts by which its commitments are recomputed.
+async fn values(tx: &mut Tx, leaf: &LeafOf) -> Result<Json, Stop> {
+    let opened = tx.opened_values_of(leaf.event_id).await?;
+    Ok(opened.into_iter().map(|(_, field, value, salt)| (field, json!({"value": value, "salt": salt}))).collect())
 }
 
 #[derive(Deserialize)]
@@ -145,6 +151,9 @@ struct Bundle {
     /// Single entries, by their leaves.
     #[serde(default)]
     leaves: Vec<u64>,
+    /// Whether the personal values that still exist go along, with what proves them.
+    #[serde(default)]
+    values: bool,
     /// What was asked, for the reader.
     #[serde(default)]
     question: Json,
@@ -166,10 +175,14 @@ pub(super) async fn bundle(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json
             (tx.leaves_of_tenant(tenant, size).await?, Some(json!([{"tenant": tenant}])))
         }
         (None, None) if !args.leaves.is_empty() => {
-            operator(call)?;
+            let confined = match &call.tenant {
+                Some(tenant) => Some(lookup::tenant(tx, call, tenant).await?.id.to_string()),
+                None => None,
+            };
             let mut leaves = Vec::new();
             for index in &args.leaves {
-                let found = tx.leaves(*index, index.saturating_add(1)).await?;
+                let mut found = tx.leaves(*index, index.saturating_add(1)).await?;
+                found.retain(|leaf| confined.as_ref().is_none_or(|tenant| *tenant == leaf.tenant_id));
                 let unknown = || Refusal::new(Code::EntryUnknown, format!("there is no leaf {index}: the log has {size}"));
                 leaves.push(found.into_iter().next().ok_or_else(unknown)?);
             }
@@ -190,12 +203,17 @@ pub(super) async fn bundle(_app: &App, tx: &mut Tx, call: &Call, _prepared: Json
     let scanned = complete.is_some().then_some(from);
     let mut written = Vec::with_capacity(entries.len());
     for leaf in entries {
-        if scanned.is_some_and(|from| leaf.leaf_index >= from) {
-            written.push(entry(&leaf, None));
-            continue;
+        let values = if args.values { values(tx, &leaf).await? } else { json!({}) };
+        let mut one = if scanned.is_some_and(|from| leaf.leaf_index >= from) {
+            entry(&leaf, None)
+        } else {
+            let proved = tx.prove(vec![leaf], size, &checkpoint.root).await?;
+            entry(&proved[0].leaf, Some(&proved[0].proof))
+        };
+        if values != json!({}) {
+            one["values"] = values;
         }
-        let proved = tx.prove(vec![leaf], size, &checkpoint.root).await?;
-        written.push(entry(&proved[0].leaf, Some(&proved[0].proof)));
+        written.push(one);
     }
     let mut question = args.question;
     if question.is_null() {

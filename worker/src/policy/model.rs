@@ -56,6 +56,8 @@ text_enum! {
         TakeKey = "take_key",
         /// Wrap the archives' keys anew.
         ManageKeys = "manage_keys",
+        /// Erase personal values.
+        ErasePersonal = "erase_personal",
         /// Take the plane out of service.
         Deactivate = "deactivate",
         /// Remove the hot records that were archived.

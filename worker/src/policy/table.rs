@@ -62,6 +62,7 @@ pub(super) fn about(action: Action, state: LifecycleState) -> Resource {
         Action::Read | Action::Register | Action::UsePlane | Action::Hold | Action::ReleaseHold | Action::TakeKey => {
             Resource::Plane(plane)
         }
+        Action::ErasePersonal => Resource::Tenant(tenant()),
         Action::Control | Action::Recover | Action::ManageApprovers | Action::ManageKeys => Resource::Plane(plane),
         _ => Resource::Offboarding(super::OffboardingFacts { plane, ..offboarding() }),
     }
