@@ -564,7 +564,11 @@ async fn a_log_is_published_to_a_bucket_that_locks_it_and_may_be_away() {
     let report = grow("five").await;
     assert!(report.published >= 4, "{report:?}");
     let verified = world.call("user:auditor", "governance.audit.verify", json!({})).await;
-    assert_eq!((&verified["audit"], &verified["published"]["size"]), (&json!("verified"), &json!(size(&read("checkpoint").await))), "{verified}");
+    assert_eq!(
+        (&verified["audit"], &verified["published"]["size"]),
+        (&json!("verified"), &json!(size(&read("checkpoint").await))),
+        "{verified}"
+    );
     // What was written once stays: the tile of the first checkpoint is still there, and one version of it.
     let versions = bucket.versions(&tile).await;
     assert_eq!(versions.len(), 1, "{versions:?}");

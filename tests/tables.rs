@@ -33,7 +33,17 @@ fn tables(plane: &str) -> Vec<Table> {
         table(
             "log",
             "true",
-            &["only", "sealed_below", "published_size", "publisher", "publisher_until", "stopped_since", "stopped_why", "ahead_place", "ahead_xid"],
+            &[
+                "only",
+                "sealed_below",
+                "published_size",
+                "publisher",
+                "publisher_until",
+                "stopped_since",
+                "stopped_why",
+                "ahead_place",
+                "ahead_xid",
+            ],
         ),
     ]
 }
@@ -41,7 +51,9 @@ fn tables(plane: &str) -> Vec<Table> {
 /// Columns with their types.
 async fn columns(world: &World, table: &str) -> Vec<(String, String)> {
     let from = if crate::ON_POSTGRES {
-        format!("FROM information_schema.columns WHERE table_schema = 'public' AND table_name = '{table}' ORDER BY ordinal_position")
+        format!(
+            "FROM information_schema.columns WHERE table_schema = 'public' AND table_name = '{table}' ORDER BY ordinal_position"
+        )
     } else {
         format!("FROM pragma_table_info('{table}') ORDER BY cid")
     };
@@ -63,7 +75,9 @@ fn other(table: &str, column: &str, kind: &str) -> String {
         ("log_tiles", "level", _) => "7".into(),
         (_, _, "integer" | "int8") => format!("{column} + 100000"),
         (_, _, "timestamptz") => format!("{column} + interval '1 second'"),
-        (_, "actor_tag" | "tag", _) => either("x'00112233445566778899aabbccddeeff'", "'\\x00112233445566778899aabbccddeeff'").into(),
+        (_, "actor_tag" | "tag", _) => {
+            either("x'00112233445566778899aabbccddeeff'", "'\\x00112233445566778899aabbccddeeff'").into()
+        }
         (_, _, "blob") => format!("substr({column}, 1, length({column}) - 1) || x'77'"),
         (_, _, "bytea") => format!("overlay({column} placing '\\x77' from length({column}))"),
         (_, _, "text") => format!("{column} || 'x'"),
@@ -79,7 +93,9 @@ impl Mallory {
         let names: Vec<_> = tables.iter().map(|table| table.name).collect();
         if let TestLedger::File = world.ledger {
             let list = names.join("', '");
-            let triggers = format!("SELECT 'DROP TRIGGER ' || name || ';' FROM sqlite_schema WHERE type = 'trigger' AND tbl_name IN ('{list}')");
+            let triggers = format!(
+                "SELECT 'DROP TRIGGER ' || name || ';' FROM sqlite_schema WHERE type = 'trigger' AND tbl_name IN ('{list}')"
+            );
             let triggers = world.texts(&triggers).await;
             assert!(triggers.len() > 15, "{triggers:?}");
             world.sql(&triggers.concat()).await;
@@ -91,10 +107,8 @@ impl Mallory {
     }
 
     async fn does(&self, world: &World, what: &str) -> Result<(), String> {
-        let past = either(
-            "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON;",
-            "SET session_replication_role = replica;",
-        );
+        let past =
+            either("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON;", "SET session_replication_role = replica;");
         world.try_sql(&format!("{past} {what}")).await
     }
 
@@ -174,7 +188,8 @@ async fn whoever_changes_a_column_all_the_same_is_found_out() {
             if table.of_the_moment.contains(&column.as_str()) {
                 continue;
             }
-            let change = format!("UPDATE {} SET {column} = {} WHERE {}", table.name, other(table.name, &column, &kind), table.row);
+            let change =
+                format!("UPDATE {} SET {column} = {} WHERE {}", table.name, other(table.name, &column, &kind), table.row);
             found(&world, &mallory, &change, "").await;
             tried += 1;
         }

@@ -158,10 +158,13 @@ impl Tx {
     pub async fn committed_values(&mut self, chain: &str) -> Result<Vec<CommittedValue>, Fault> {
         self.write_trail().await?;
         let opened = self.opened_values_of_chain(chain).await?;
-        Ok(opened.into_iter().map(|(event_id, field, value, salt)| {
-            let salt = hex::decode(salt).unwrap_or_default();
-            CommittedValue { event_id, field, value, salt }
-        }).collect())
+        Ok(opened
+            .into_iter()
+            .map(|(event_id, field, value, salt)| {
+                let salt = hex::decode(salt).unwrap_or_default();
+                CommittedValue { event_id, field, value, salt }
+            })
+            .collect())
     }
 
     /// The commitment to a purged plane's name.

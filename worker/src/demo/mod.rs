@@ -363,7 +363,10 @@ impl Story {
                 ("records", format!("{} archived of {}, {remaining} remaining", summary.archived_rows, summary.records)),
                 (
                     "certificate",
-                    format!("verified as a stranger would, in a signed log of {} entries; weakest: {}", certified.log_size, certified.weakest),
+                    format!(
+                        "verified as a stranger would, in a signed log of {} entries; weakest: {}",
+                        certified.log_size, certified.weakest
+                    ),
                 ),
                 (
                     "planted marker",
