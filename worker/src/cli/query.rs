@@ -183,7 +183,7 @@ pub(super) async fn run(app: &Arc<App>, global: &Global, mut arguments: Json, ou
         return Err(CommandError::Usage("--format parquet writes to a file: --output FILE".into()));
     }
     if !to_file && !out.all && format != Format::Csv {
-        let document = dispatch(app, global, QUERY, arguments).await?;
+        let document = dispatch(app, global, QUERY, arguments.clone()).await?;
         let next = document["next"].as_i64();
         prove(app, global, &arguments, &document, &out).await?;
         if format == Format::Json {
