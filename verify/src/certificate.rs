@@ -112,7 +112,7 @@ impl Certificate {
         }
         verified.push(format!("plane {plane} is PURGED since {}: leaf {}", text(&body["at"]), entry.leaf_index));
         let Some((certified, issue)) = of_issue else { return fail("the entry that says that it was issued is not in it") };
-        if issue["evidence"]["statement_digest"] != Json::from(canonical::sha256(&payload)) {
+        if issue["evidence"]["statement_digest"] != canonical::sha256(&payload) {
             return Err(Fault::new(certified.name(), "it is about another statement"));
         }
         let predicate = &statement["predicate"];

@@ -109,13 +109,13 @@ impl Entry {
             return fail("its hash does not fit its body");
         }
         let Some(body) = canonical::read(&self.body) else { return fail("its body is not canonical JSON") };
-        if body["chain"] != Json::from(self.chain.as_str()) {
+        if body["chain"] != self.chain.as_str() {
             return fail("its chain is not the one in its body");
         }
-        if body["sequence_no"] != Json::from(self.sequence_no) {
+        if body["sequence_no"] != self.sequence_no {
             return fail("its number is not the one in its body");
         }
-        if body["tenant_id"] != Json::from(self.tenant_id.as_str()) {
+        if body["tenant_id"] != self.tenant_id.as_str() {
             return fail("its tenant is not the one in its body");
         }
         let evidence = canonical::text(&body["evidence"]).map(|text| canonical::sha256(text.as_bytes()));

@@ -25,10 +25,12 @@ pub(super) fn holds(text: &str, keys: &[crate::note::PublicKey]) -> Result<(), S
 pub(super) fn no_change_verifies(document: &Json, keys: &[crate::note::PublicKey], every: usize) -> usize {
     fn places(value: &Json, at: String, found: &mut Vec<(String, usize)>) {
         match value {
-            Json::Object(members) => members.iter().filter(|(key, _)| at != "" || *key != "question").for_each(|(key, value)| {
-                let key = key.replace('~', "~0").replace('/', "~1");
-                places(value, format!("{at}/{key}"), found)
-            }),
+            Json::Object(members) => {
+                members.iter().filter(|(key, _)| !at.is_empty() || *key != "question").for_each(|(key, value)| {
+                    let key = key.replace('~', "~0").replace('/', "~1");
+                    places(value, format!("{at}/{key}"), found)
+                })
+            }
             Json::Array(items) => items.iter().enumerate().for_each(|(index, item)| places(item, format!("{at}/{index}"), found)),
             Json::String(text) => found.extend((0..text.len()).map(|byte| (at.clone(), byte))),
             Json::Number(_) => found.push((at, 0)),
