@@ -61,7 +61,7 @@ pub use dependents::DependentRow;
 pub use fault::Fault;
 pub use findings::{Attestation, Finding, NewAttestation};
 pub use idempotency::Remembered;
-pub use log::{CheckpointRow, LeafOf, LogFault, LogKey, LogState, LogVerified, Proved, Sealed, ToPublish, Waiting};
+pub use log::{CheckpointRow, LeafOf, LockedLog, LogFault, LogKey, LogState, LogVerified, Proved, Sealed, ToPublish, Waiting};
 pub use notices::{NewNotice, Notice, NoticeEnd, NoticeFilter, NoticeKind, NoticeStatus};
 pub use offboardings::{NewOffboarding, Offboarding, OffboardingFilter, OffboardingStatus, OffboardingSummary};
 pub use parties::{NewStore, Store, Tenant, TenantStatus};

@@ -436,7 +436,7 @@ impl Tx {
     ) -> Result<Vec<(i64, Option<Found>)>, Fault> {
         let (mut read, mut fitting, mut opener) = (Vec::new(), 0, Opener::default());
         let needle = query.text.as_ref().map(|text| text.to_lowercase());
-        let least = if needle.is_some() || actor.named.is_some() { LOOK_FIRST } else { 1 };
+        let least = if needle.is_some() { LOOK_FIRST } else { 1 };
         for some in leaves.chunks(most.clamp(least, 1000)) {
             let places: Vec<String> = some.iter().map(|(_, place, _)| place.to_string()).collect();
             let mut entries = BTreeMap::new();

@@ -84,7 +84,11 @@ async fn seal(ledger: Ledger, stop: Arc<AtomicBool>, sizes: Arc<Mutex<Vec<(u64, 
     loop {
         let stopped = stop.load(Ordering::SeqCst);
         loop {
-            let sealed = ledger.transact(async |tx: &mut Tx| tx.seal(&[&key], 10_000).await).await.expect("seal").into_inner();
+            let work = async |tx: &mut Tx| match tx.lock_log().await? {
+                Some(locked) => tx.seal(&locked, &[&key], 10_000).await,
+                None => Ok(Sealed::Nothing),
+            };
+            let sealed = ledger.transact(work).await.expect("seal").into_inner();
             let Sealed::Entries { size, more, .. } = sealed else { break };
             sizes.lock().unwrap().push((size, Instant::now()));
             if !more {

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::{
     published::ToPublish,
-    seal::{Sealed, Waiting},
+    seal::{LockedLog, Sealed, Waiting},
     tree::{LeafOf, Proved},
     verify::{LogFault, LogVerified},
 };

@@ -32,8 +32,6 @@ use crate::{
 pub enum Sealed {
     /// Nothing waits.
     Nothing,
-    /// Somebody else seals just now.
-    Elsewhere,
     /// So many entries; the tree has so many leaves now, and perhaps more entries wait.
     Entries {
         /// How many.
@@ -173,9 +171,11 @@ fn waiting(row: &Row) -> Result<(Hash, LeafRow), Fault> {
     Ok((leaf_hash(&leaf.bytes()), row))
 }
 
-/// The log's row as who seals has locked it.
-struct Locked {
-    size: u64,
+/// The log's row as who seals has locked it, until the transaction ends.
+#[derive(Debug)]
+pub struct LockedLog {
+    /// Leaves.
+    pub size: u64,
     sealed_below: i64,
     ahead: Option<(i64, Option<i64>)>,
     /// Transactions before it have ended.
@@ -193,11 +193,11 @@ impl Tx {
         Ok(Some(Waiting { entries: cells.get("entries")?, oldest_at }))
     }
 
-    /// Appends up to `limit` entries to the tree and signs it with every one of `keys`, whose name is the log's.
-    pub async fn seal(&mut self, keys: &[&SigningKey], limit: usize) -> Result<Sealed, Fault> {
-        let Some(row) = self.sql(&LOCK).optional().await? else { return Ok(Sealed::Elsewhere) };
+    /// Locks the log for sealing; `None`: somebody else seals just now.
+    pub async fn lock_log(&mut self) -> Result<Option<LockedLog>, Fault> {
+        let Some(row) = self.sql(&LOCK).optional().await? else { return Ok(None) };
         let cells = Cells::new(&row, "log", "size");
-        let log = Locked {
+        Ok(Some(LockedLog {
             size: cells.get::<i64>("size")? as u64,
             sealed_below: cells.get("sealed_below")?,
             ahead: cells
@@ -206,7 +206,12 @@ impl Tx {
                 .transpose()?,
             xmin: cells.get("xmin")?,
             own: cells.get("own")?,
-        };
+        }))
+    }
+
+    /// Appends up to `limit` entries to the tree, what this transaction has written included, and signs it with every one of `keys`, whose name is
+    /// the log's.
+    pub async fn seal(&mut self, log: &LockedLog, keys: &[&SigningKey], limit: usize) -> Result<Sealed, Fault> {
         self.write_trail().await?;
         let rows = self.sql(&UNSEALED).bind(limit as i64).all().await?;
         if rows.is_empty() {
@@ -224,7 +229,7 @@ impl Tx {
         let origin = keys.first().map(|key| key.public().name).unwrap_or_default();
         let note = Checkpoint { origin, size, root }.signed(keys.iter().copied());
 
-        let sealed_below = self.known_below(&log, last, more).await?;
+        let sealed_below = self.known_below(log, last, more).await?;
         let swapped = self.sql(&SWAP).bind(log.size as i64).bind(size as i64).bind(sealed_below).run().await?;
         if swapped != 1 {
             return Err(Fault::LogMoved { size: log.size });
@@ -268,7 +273,7 @@ impl Tx {
     }
 
     /// Below which place every entry is sealed once these are. On SQLite there is one who writes, so that is all of them.
-    async fn known_below(&mut self, log: &Locked, last: i64, more: bool) -> Result<i64, Fault> {
+    async fn known_below(&mut self, log: &LockedLog, last: i64, more: bool) -> Result<i64, Fault> {
         if !self.locks() {
             return Ok(last + 1);
         }

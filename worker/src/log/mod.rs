@@ -174,49 +174,36 @@ impl KnowledgeLifecycleManager {
             let at_once = ENTRIES_MAX[usize::from(self.ledger.path().is_none())];
             let sealed = self.ledger.transact(async |tx: &mut Tx| self.seal_in(tx, &keys, at_once).await).await?.into_inner();
             reached(CrashPoint::LogSealed);
-            match sealed {
-                Sealed::Entries { entries, more, .. } => {
-                    report.sealed += entries;
-                    if !more {
-                        return Ok(report);
-                    }
-                }
-                Sealed::Nothing | Sealed::Elsewhere => return Ok(report),
+            let Some(Sealed::Entries { entries, more, .. }) = sealed else { return Ok(report) };
+            report.sealed += entries;
+            if !more {
+                return Ok(report);
             }
         }
     }
 
-    async fn seal_in(&self, tx: &mut Tx, keys: &[SigningKey], limit: usize) -> Result<Sealed, Fault> {
+    /// One transaction of sealing; `None`: somebody else seals just now.
+    async fn seal_in(&self, tx: &mut Tx, keys: &[SigningKey], limit: usize) -> Result<Option<Sealed>, Fault> {
+        let Some(log) = tx.lock_log().await? else { return Ok(None) };
         let known = tx.log_keys().await?;
-        let live = |key: &SigningKey| {
+        let of = |key: &SigningKey| {
             let vkey = key.public().to_string();
-            !known.iter().any(|known| known.vkey == vkey && known.retired_at.is_some())
+            known.iter().find(|known| known.vkey == vkey)
         };
-        let signs: Vec<&SigningKey> = keys.iter().filter(|key| live(key)).collect();
-        let sealed = tx.seal(&signs, limit).await?;
-        if sealed == Sealed::Elsewhere {
-            return Ok(sealed);
-        }
-        // Under the log's lock: what is new is put on record once.
-        let known = tx.log_keys().await?;
-        let from_size = match sealed {
-            Sealed::Entries { entries, size, .. } => size - entries,
-            _ => tx.log().await?.size,
-        };
-        for key in signs {
-            let public = key.public();
-            if !known.iter().any(|known| known.vkey == public.to_string()) {
-                tx.add_log_key(&public, from_size).await?;
-                let mut entry = log_entry(EventType::LogKeyAdded);
-                entry.evidence = json!({"vkey": public.to_string(), "from_size": from_size});
-                tx.append(entry).await?;
-            }
+        let signs: Vec<&SigningKey> = keys.iter().filter(|key| of(key).is_none_or(|known| known.retired_at.is_none())).collect();
+        // Under the log's lock, so that it is put on record once, and is sealed with the rest.
+        for key in signs.iter().filter(|key| of(key).is_none()) {
+            let vkey = key.public();
+            tx.add_log_key(&vkey, log.size).await?;
+            let mut entry = log_entry(EventType::LogKeyAdded);
+            entry.evidence = json!({"vkey": vkey.to_string(), "from_size": log.size});
+            tx.append(entry).await?;
         }
         if tx.go_on_with_log().await? {
             tx.append(log_entry(EventType::LogResumed)).await?;
             tx.wake_settled().await?;
         }
-        Ok(sealed)
+        tx.seal(&log, &signs, limit).await.map(Some)
     }
 
     /// What this process signs with.
