@@ -8,7 +8,7 @@ use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Sealed, Tx};
 use lethe_stages::crash::CrashPoint;
 use lethe_verify::{
     leaf::{Leaf, tag},
-    merkle::{Hash, check_consistency},
+    merkle::{Hash, check_consistency, check_inclusion, leaf_hash},
     note::{Checkpoint, Note, SigningKey},
 };
 use serde_json::{Value as Json, json};
@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 use crate::support::{
     World,
     binary::Installed,
-    invariants, knowledge,
+    call, invariants, knowledge,
     log::{Log, NAME},
 };
 
@@ -68,6 +68,79 @@ async fn every_entry_is_sealed_once_in_its_chains_order_and_published() {
     let again = world.app.manager.keep_log().await.unwrap();
     assert_eq!((again.sealed, again.published, again.stopped), (0, 0, None), "nothing is left to do");
     invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn what_is_in_no_log_cannot_be_proved() {
+    let world = World::with("[log]\nkey = \"none\"\n").await;
+    world.call("user:root", "account.tenant.register", json!({"name": "acme"})).await;
+    let code = async |operation: &str, arguments: Json| world.code("user:auditor", operation, arguments).await;
+    let entry = world.last_entry().await["event_id"].clone();
+    assert_eq!(code("governance.audit.prove", json!({"entry": entry})).await, "ENTRY_UNKNOWN");
+    assert_eq!(code("governance.audit.consistency", json!({"old": "0"})).await, "LOG_OFF");
+    assert_eq!(code("governance.audit.bundle", json!({"tenant": "acme"})).await, "LOG_OFF");
+    let shown = world.call("user:auditor", "governance.log.show", json!({})).await;
+    assert_eq!((&shown["log"], &shown["size"]), (&json!("off"), &json!(0)));
+    // What is in one is proved, to whoever may know of it.
+    let log = Log::new();
+    let world = world.reopened(&log.config("first", &[])).await;
+    let proof = world.call("user:auditor", "governance.audit.prove", json!({"entry": entry})).await;
+    let checkpoint = Checkpoint::verified(proof["checkpoint"].as_str().unwrap(), &[log.public("first")]).unwrap().0;
+    let shown = &proof["entry"];
+    let text = |field: &str| shown[field].as_str().unwrap();
+    let leaf = Leaf::of(text("chain"), shown["sequence_no"].as_u64().unwrap(), text("hash"), text("tenant_id")).unwrap();
+    let hashes: Vec<Hash> = shown["proof"].as_array().unwrap().iter().map(hash).collect();
+    let index = proof["leaf_index"].as_u64().unwrap();
+    check_inclusion(index, checkpoint.size, &leaf_hash(&leaf.bytes()), &hashes, &checkpoint.root).unwrap();
+    world.call("user:root", "account.tenant.register", json!({"name": "other"})).await;
+    let mut confined = call("user:olga", "governance.audit.prove", json!({"entry": entry}));
+    confined.tenant = Some("other".into());
+    let lethe_worker::operations::Answer::Refused(refusal) = world.dispatch(&confined).await else {
+        panic!("it is another tenant's")
+    };
+    assert_eq!(refusal.code.as_str(), "ENTRY_UNKNOWN");
+    let older = world.code("user:auditor", "governance.audit.consistency", json!({"old": "900"})).await;
+    assert_eq!(older, "INVALID_ARGUMENT");
+}
+
+/// A whole trail in one file is verified by itself; a bundle says all of a plane, or of a tenant.
+#[tokio::test]
+async fn whole_trails_are_handed_out_with_what_proves_them() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let plane = world.acme(2).await;
+    world.archived(&plane).await;
+    let keys = [log.public("first")];
+    let file = world.dir.path().join("log.txt");
+    let export = json!({"to": file});
+    let written = world.call("user:auditor", "governance.log.export", export.clone()).await;
+    let verified = lethe_verify::export::verify(std::io::BufReader::new(std::fs::File::open(&file).unwrap()), &keys).unwrap();
+    assert_eq!(
+        (json!(verified.entries), verified.entries as i64),
+        (written["entries"].clone(), world.number("SELECT count(*) FROM trail").await)
+    );
+    assert_eq!(world.code("user:auditor", "governance.log.export", export).await, "INVALID_ARGUMENT", "it is there already");
+    for (question, values) in [
+        (json!({"plane": plane}), false),
+        (json!({"plane": plane}), true),
+        (json!({"tenant": "acme"}), true),
+        (json!({"leaves": [0, 3]}), false),
+    ] {
+        let mut arguments = question.clone();
+        arguments["values"] = json!(values);
+        let bundle = world.call("user:auditor", "governance.audit.bundle", arguments).await;
+        let text = bundle.to_string();
+        let read = lethe_verify::bundle::Bundle::read(&text).unwrap();
+        read.verify(&keys).unwrap_or_else(|fault| panic!("{question}: {fault}"));
+        assert_eq!(text.contains("alice"), values, "names only where they are asked for");
+        if question["leaves"].is_null() {
+            // One entry less is not all.
+            let mut short = bundle.clone();
+            short["entries"].as_array_mut().unwrap().pop();
+            let fault = lethe_verify::bundle::Bundle::read(&short.to_string()).unwrap().verify(&keys);
+            assert!(fault.is_err(), "{question}");
+        }
+    }
 }
 
 #[tokio::test]

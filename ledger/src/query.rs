@@ -226,6 +226,7 @@ static UNSEALED: Sql = Sql::new(
     ],
 );
 
+#[cfg(feature = "testing")]
 static OTHERS: &[&Sql] = &[&ENTRIES, &SIZE, &FIRST, &LAST, &UNSEALED];
 
 /// Every statement of this module.

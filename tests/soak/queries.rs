@@ -53,7 +53,7 @@ pub async fn soak(options: &Options) -> Json {
     };
     let (plane, offboarding) = (one(&mut db, "plane_id").await, one(&mut db, "offboarding_id").await);
     let at = one(&mut db, "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')").await;
-    let rare = entries / 50_000 + usize::from(entries % 50_000 > 0);
+    let rare = entries / 50_000 + usize::from(!entries.is_multiple_of(50_000));
     let questions: Vec<(&str, Json, Option<usize>)> = vec![
         ("anything", json!({}), Some(100)),
         ("newest", json!({"newest": true}), Some(100)),

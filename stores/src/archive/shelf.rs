@@ -74,7 +74,10 @@ impl Shelf {
             Kind::Bucket(site) => site.clear_shelf(key).await,
             Kind::Folder(folder) => {
                 let path = folder.join(key);
-                let _ = blocking(move || Ok(drop(std::fs::remove_dir_all(path)))).await;
+                let removed = blocking(move || {
+                    std::fs::remove_dir_all(&path).map_err(|error| io_error(&format!("remove {}", path.display()), &error))
+                });
+                drop(removed.await);
             }
         }
     }

@@ -108,8 +108,8 @@ pub(super) fn judge(story: &Story) -> Judged {
     let steps = STEPS.iter().filter(|step| **step != "evict" || terms["evict"] != "at_purge");
     let mut before: Option<(&str, Option<i64>)> = requested.map(|seen| ("request", Some(seen.leaf_index)));
     for step in steps {
-        let (started, completed) = (of("STAGE_STARTED", step).next(), of("STAGE_COMPLETED", step));
-        let (first, last) = (of("STAGE_COMPLETED", step).next(), completed.last());
+        let (started, mut completed) = (of("STAGE_STARTED", step).next(), of("STAGE_COMPLETED", step));
+        let (first, last) = (of("STAGE_COMPLETED", step).next(), completed.next_back());
         let completed_at = last.map(|seen| seen.at);
         if *step == "purge" {
             // Who approved stands before what they released.
