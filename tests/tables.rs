@@ -78,8 +78,8 @@ fn other(table: &str, column: &str, kind: &str) -> String {
         (_, "actor_tag" | "tag", _) => {
             either("x'00112233445566778899aabbccddeeff'", "'\\x00112233445566778899aabbccddeeff'").into()
         }
-        (_, _, "blob") => format!("CAST(substr({column}, 1, length({column}) - 1) || x'77' AS BLOB)"),
-        (_, _, "bytea") => format!("overlay({column} placing '\\x77' from length({column}))"),
+        (_, _, "blob") => format!("CAST(substr({column}, 1, length({column}) - 8) || x'0102030405060708' AS BLOB)"),
+        (_, _, "bytea") => format!("overlay({column} placing '\\x0102030405060708' from length({column}) - 7)"),
         (_, _, "text") => format!("{column} || 'x'"),
         other => panic!("a value for {other:?}"),
     }
@@ -205,7 +205,12 @@ async fn whoever_changes_a_column_all_the_same_is_found_out() {
 
 /// Somebody changes something; verifying names a place, and all is as before once it is undone.
 async fn found(world: &World, mallory: &Mallory, change: &str, named: &str) {
-    mallory.does(world, change).await.unwrap_or_else(|error| panic!("{change}: {error}"));
+    match mallory.does(world, change).await {
+        Ok(()) => {}
+        // There are things that a server's own checks let nobody do.
+        Err(refused) if refused.contains("check constraint") => return,
+        Err(error) => panic!("{change}: {error}"),
+    }
     match world.app.dispatch(&crate::support::call("user:auditor", "governance.audit.verify", json!({}))).await {
         Ok(lethe_worker::operations::Answer::Done(answer)) => {
             assert_eq!(answer["audit"], "broken", "{change}: {answer}");

@@ -77,6 +77,14 @@ fn fault(place: String, fault: impl Into<String>) -> LogFault {
 
 impl Walk {
     fn append(&mut self, leaf: Hash) -> Result<(), LogFault> {
+        let index = self.tree.size();
+        let at = (index % WIDTH) as usize * 32;
+        let kept = self.tiles.get(&(0, index / WIDTH)).and_then(|tile| tile.get(at..at + 32));
+        if kept.is_some_and(|kept| kept != leaf) {
+            let why =
+                "its entry is not the one that was sealed: the entry's chain, number, hash or tenant was changed, or the tile";
+            return Err(fault(format!("leaf {index}"), why));
+        }
         self.tree.append(leaf);
         let (mut level, mut hash) = (0, leaf);
         loop {
@@ -106,10 +114,6 @@ impl Walk {
         let kept = tile::from_bytes(&kept).unwrap_or_default();
         let differs = kept.iter().zip(computed).position(|(kept, computed)| kept != computed);
         Err(match differs {
-            Some(at) if level == 0 => fault(
-                format!("leaf {}", index * WIDTH + at as u64),
-                "its entry is not the one that was sealed: the entry's chain, number, hash or tenant was changed, or the tile",
-            ),
             Some(at) => fault(place(), format!("hash {at} does not follow from the level below")),
             None => fault(place(), format!("it has {} hashes where the tree has {}", kept.len(), computed.len())),
         })
