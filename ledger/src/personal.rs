@@ -175,6 +175,24 @@ pub(crate) enum Opened {
 pub(crate) struct Opener(HashMap<Uuid, SealingKey>);
 
 impl Opener {
+    /// Opens a value under a key that was read before; one that was not is destroyed.
+    pub(crate) fn open_with(
+        &self,
+        key_id: Uuid,
+        event_id: Uuid,
+        field: &str,
+        actor_type: &str,
+        sealed: &[u8],
+        tag: Option<&[u8]>,
+    ) -> Opened {
+        let Some(key) = self.0.get(&key_id) else { return Opened::Destroyed };
+        let Some((salt, value)) = key.open(event_id, field, sealed) else { return Opened::Wrong("does not decrypt") };
+        if tag != key.tag(field, &format!("{actor_type}:{value}")).as_deref() {
+            return Opened::Wrong("is found by the name of somebody else");
+        }
+        Opened::Value { salt, value }
+    }
+
     pub(crate) fn open(&mut self, event_id: Uuid, actor_type: &str, value: &SealedValue) -> Opened {
         let Some(key) = value.key.as_ref().filter(|key| !key.is_empty()) else { return Opened::Destroyed };
         let key = match self.0.entry(value.key_id) {
@@ -571,6 +589,13 @@ impl Tx {
     pub async fn opened_values_of(&mut self, event_id: Uuid) -> Result<Vec<(Uuid, String, String, String)>, Fault> {
         let rows = self.sql(&OPENED_OF).bind(event_id).all().await?;
         opened(&rows)
+    }
+
+    /// Every key that is not destroyed, ready to open what it sealed.
+    pub(crate) async fn opener(&mut self) -> Result<Opener, Fault> {
+        let rows = self.sql(&EVERY_LIVE).all().await?;
+        let keys = rows.iter().map(|row| sealing_key(row).map(|key| (key.id, key)));
+        Ok(Opener(keys.collect::<Result<_, _>>()?))
     }
 
     /// When a tenant's values were erased the last time, by whose they were.

@@ -15,7 +15,7 @@ use crate::{
     db::Tx,
     fault::Fault,
     log::asked,
-    personal::{Opened, Opener, SealedValue},
+    personal::{Opened, Opener},
     rows::Cells,
     sql::statements,
     trail::{commitment, instant, link, origin},
@@ -56,32 +56,18 @@ struct Walk {
     state: String,
 }
 
+/// Each entry with its leaf and its sealed values, by joins and not row by row: a whole trail is read in one pass.
 macro_rules! entries {
-    (sqlite, $which:literal) => {
-        entries!(
-            "json_group_array(json_object('field', v.field, 'key_id', v.key_id, 'sealed', hex(v.sealed), 'tag', hex(v.tag), 'key', hex(k.key)))",
-            $which
-        )
-    };
-    (postgres, $which:literal) => {
-        entries!(
-            "json_agg(json_build_object('field', v.field, 'key_id', v.key_id, 'sealed', encode(v.sealed, 'hex'),
-                'tag', encode(v.tag, 'hex'), 'key', encode(k.key, 'hex')))",
-            $which
-        )
-    };
-    ($values:literal, $which:literal) => {
+    ($which:literal) => {
         concat!(
-            "SELECT t.*, (SELECT ",
-            $values,
-            " FROM trail_values v LEFT JOIN personal_keys k ON k.id = v.key_id WHERE v.event_id = t.event_id) AS vals, f.leaf_index, f.at AS leaf_at, f.event_type AS leaf_event_type,
-             f.outcome AS leaf_outcome, f.tenant_id AS leaf_tenant_id, f.plane_id AS leaf_plane_id, f.offboarding_id AS leaf_offboarding_id,
-             f.approval_id AS leaf_approval_id, f.policy_revision AS leaf_policy_revision,
-             (SELECT a.tag IS DISTINCT FROM f.actor_tag FROM trail_values a WHERE a.event_id = t.event_id AND a.field = 'actor_id')
-                AS leaf_actor_differs
-             FROM trail t LEFT JOIN leaves f ON f.place = t.place ",
-            $which,
-            " ORDER BY t.chain, t.sequence_no"
+            "SELECT t.*, f.leaf_index, f.at AS leaf_at, f.event_type AS leaf_event_type, f.outcome AS leaf_outcome,
+             f.tenant_id AS leaf_tenant_id, f.plane_id AS leaf_plane_id, f.offboarding_id AS leaf_offboarding_id,
+             f.approval_id AS leaf_approval_id, f.policy_revision AS leaf_policy_revision, f.actor_tag AS leaf_actor_tag,
+             a.key_id AS actor_key, a.sealed AS actor_sealed, a.tag AS actor_tag, r.key_id AS reason_key, r.sealed AS reason_sealed
+             FROM trail t LEFT JOIN leaves f ON f.place = t.place
+             LEFT JOIN trail_values a ON a.event_id = t.event_id AND a.field = 'actor_id'
+             LEFT JOIN trail_values r ON r.event_id = t.event_id AND r.field = 'reason' ",
+            $which
         )
     };
 }
@@ -93,12 +79,13 @@ statements! {
     STATE = "read the planes",
         "SELECT 'plane:' || id AS chain, state FROM planes WHERE 'plane:' || id = $1",
         "SELECT 'plane:' || id::text AS chain, state FROM planes WHERE 'plane:' || id::text = $1";
-    ENTRIES = "read the trail",
-        entries!(sqlite, ""),
-        entries!(postgres, "");
-    ENTRIES_OF = "read the trail",
-        entries!(sqlite, "WHERE t.chain = $1"),
-        entries!(postgres, "WHERE t.chain = $1");
+    // Within a chain the order of writing is the chain's own.
+    ENTRIES = "read the trail", entries!("ORDER BY t.place");
+    ENTRIES_OF = "read the trail", entries!("WHERE t.chain = $1 ORDER BY t.sequence_no");
+    // Beside the two that an entry is committed to there is nothing.
+    OTHER_VALUES = "look for values of nothing",
+        "SELECT t.chain, t.sequence_no FROM trail_values v JOIN trail t ON t.event_id = v.event_id
+         WHERE v.field NOT IN ('actor_id', 'reason') LIMIT 1";
 }
 
 impl Tx {
@@ -120,29 +107,35 @@ impl Tx {
             planes.insert(cells.get("chain")?, cells.get("state")?);
         }
 
-        let (mut verified, mut opener, erased) = (Verified::default(), Opener::default(), self.erased_at().await?);
-        let mut walk: Option<Walk> = None;
+        let (mut verified, mut opener, erased) = (Verified::default(), self.opener().await?, self.erased_at().await?);
+        let mut walks: HashMap<String, Walk> = HashMap::new();
         let mut rows = self.sql(entries).only(only).stream();
         while let Some(row) = rows.try_next().await? {
             let cells = Cells::new(&row, "trail", "event_id");
-            let chain: String = cells.get("chain")?;
-            if walk.as_ref().is_none_or(|walk| walk.chain != chain) {
-                if let Some(done) = walk.take()
-                    && let Err(fault) = finish(done, &mut unseen, &mut planes, &mut verified)
-                {
-                    return Ok(Err(fault));
-                }
-                walk = Some(Walk { head: origin(&chain), chain, next: 0, state: String::new() });
+            let chain: &str = cells.get("chain")?;
+            if !walks.contains_key(chain) {
+                walks.insert(
+                    chain.to_owned(),
+                    Walk { head: origin(chain), chain: chain.to_owned(), next: 0, state: String::new() },
+                );
             }
-            let at = walk.as_mut().expect("set above");
+            let at = walks.get_mut(chain).expect("put in above");
             if let Err(fault) = step(at, &cells, &mut opener, &erased, &mut verified)? {
                 return Ok(Err(fault));
             }
         }
-        if let Some(done) = walk
-            && let Err(fault) = finish(done, &mut unseen, &mut planes, &mut verified)
-        {
-            return Ok(Err(fault));
+        drop(rows);
+        if let Some(row) = self.sql(&OTHER_VALUES).optional().await? {
+            let cells = Cells::new(&row, "trail", "chain");
+            let fault = "a value is kept for a field that no entry is committed to".to_owned();
+            return Ok(Err(TrailFault { chain: cells.get("chain")?, sequence_no: cells.get("sequence_no")?, fault }));
+        }
+        let mut walked: Vec<Walk> = walks.into_values().collect();
+        walked.sort_by(|one, other| one.chain.cmp(&other.chain));
+        for done in walked {
+            if let Err(fault) = finish(done, &mut unseen, &mut planes, &mut verified) {
+                return Ok(Err(fault));
+            }
         }
         if let Some((chain, (_, next))) = unseen.into_iter().next() {
             return Ok(Err(TrailFault {
@@ -200,14 +193,18 @@ fn step(
     }
     let (event_id, at) = (cells.id("event_id")?, cells.at("at")?);
     let mut committed: BTreeSet<_> = ["actor_id", "reason"].into_iter().filter(|field| !body[field].is_null()).collect();
-    for sealed in cells.json::<Option<Vec<SealedValue>>>("vals")?.flatten().unwrap_or_default() {
-        let field = &sealed.field;
-        match opener.open(event_id, body["actor_type"].as_str().unwrap_or_default(), &sealed) {
+    let actor_tag: Option<Vec<u8>> = cells.get("actor_tag")?;
+    for (field, key, sealed, tag) in
+        [("actor_id", "actor_key", "actor_sealed", actor_tag.as_deref()), ("reason", "reason_key", "reason_sealed", None)]
+    {
+        let Some(key_id) = cells.maybe_id(key)? else { continue };
+        let sealed: Vec<u8> = cells.get(sealed)?;
+        match opener.open_with(key_id, event_id, field, body["actor_type"].as_str().unwrap_or_default(), &sealed, tag) {
             Opened::Value { salt, value } => {
                 if body[field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
                     return fail(format!("the value kept for {field} is not the one it is committed to"));
                 }
-                committed.remove(field.as_str());
+                committed.remove(field);
                 verified.commitments += 1;
             }
             Opened::Destroyed => {}
@@ -256,7 +253,9 @@ fn leaf_differs(body: &Json, cells: &Cells<'_>) -> Result<Option<&'static str>, 
         }
     }
     // Of a value that is erased, the tag is of a key that is gone, and leads nowhere.
-    if cells.get::<Option<bool>>("leaf_actor_differs")? == Some(true) {
+    if cells.maybe_id("actor_key")?.is_some()
+        && cells.get::<Option<Vec<u8>>>("leaf_actor_tag")? != cells.get::<Option<Vec<u8>>>("actor_tag")?
+    {
         return Ok(Some("actor_tag"));
     }
     Ok(None)
