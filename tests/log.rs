@@ -17,6 +17,7 @@ use crate::support::{
     World,
     binary::Installed,
     call, invariants, knowledge,
+    ledger::either,
     log::{Log, NAME},
 };
 
@@ -369,6 +370,23 @@ async fn a_key_is_replaced_while_everybody_still_knows_the_one_before() {
     let answer = world.call("user:auditor", "governance.audit.verify", json!({"checkpoint": old})).await;
     assert_eq!((&answer["audit"], &answer["checkpoint"]["size"]), (&json!("verified"), &json!(kept.size)), "{answer}");
 
+    // Who finds the retired key signs nothing with it that came later, not even the right tree.
+    let newest = world.texts("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").await.remove(0);
+    let by_first = SigningKey::read(&std::fs::read_to_string(log.path("first")).unwrap()).unwrap();
+    let past = either("DROP TRIGGER checkpoints_are_not_updated;", "SET session_replication_role = replica;");
+    let signed =
+        |note: &str| format!("{past} UPDATE checkpoints SET note = '{note}' WHERE size = (SELECT max(size) FROM checkpoints)");
+    world.sql(&signed(&read(&newest).signed([&by_first]))).await;
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({"unpublished": true})).await;
+    assert!(answer["message"].as_str().unwrap().contains("signed by none of the keys"), "{answer}");
+    let past = either("", "SET session_replication_role = replica;");
+    world.sql(&format!("{past} UPDATE checkpoints SET note = '{newest}' WHERE size = (SELECT max(size) FROM checkpoints)")).await;
+    verified(&world).await;
+    std::fs::write(log.path("published/checkpoint"), read(&newest).signed([&by_first])).unwrap();
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert!(answer["message"].as_str().unwrap().contains("not of this log"), "{answer}");
+    std::fs::write(log.path("published/checkpoint"), &newest).unwrap();
+
     // The only key is lost: another one is adopted, and that is on record.
     log.make("third", 3);
     let world = world.reopened(&log.config("third", &[])).await;
@@ -455,6 +473,35 @@ async fn what_is_published_is_compared_and_a_fork_stops_the_log() {
     std::fs::write(published("checkpoint"), &newest).unwrap();
     grow("four").await;
     assert_eq!(why(&world).await, "");
+    verified(&world).await;
+}
+
+/// What was published and is gone is published anew, and that is on record; nothing is signed before the place has answered once.
+#[tokio::test]
+async fn what_was_published_and_is_gone_is_noticed() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let grow = async |world: &World, name: &str| {
+        world.call("user:root", "account.tenant.register", json!({"name": name})).await;
+        world.app.manager.keep_log().await.unwrap()
+    };
+    grow(&world, "one").await;
+    std::fs::remove_dir_all(log.path("published")).unwrap();
+    grow(&world, "two").await;
+    assert_eq!(world.number("SELECT count(*) FROM trail WHERE event_type = 'LOG_REPUBLISHED'").await, 1);
+    world.app.manager.keep_log().await.unwrap();
+    verified(&world).await;
+    // Another process, which has not seen the place yet.
+    let world = world.reopened(&log.config("first", &[])).await;
+    std::fs::rename(log.path("published"), log.path("kept")).unwrap();
+    std::fs::write(log.path("published"), "").unwrap();
+    let report = grow(&world, "three").await;
+    assert_eq!((report.sealed, report.stopped), (0, None), "nothing is signed that might be another past");
+    std::fs::remove_file(log.path("published")).unwrap();
+    std::fs::rename(log.path("kept"), log.path("published")).unwrap();
+    let report = grow(&world, "four").await;
+    assert!(report.sealed == 2 && report.published == 2, "{report:?}");
+    assert_eq!(world.number("SELECT count(*) FROM trail WHERE event_type = 'LOG_REPUBLISHED'").await, 1);
     verified(&world).await;
 }
 

@@ -272,6 +272,7 @@ def leaf_of(entry):
 def disclosed(value, committed):
     salt = bytes.fromhex(value["salt"])
     holds(salt.hex() == value["salt"], "a salt is not in lower case")
+    holds(len(salt) == 16, "a salt has another length than 16 bytes")
     holds(isinstance(committed, dict), "there is no commitment")
     holds(written(salt + value["value"].encode()) == committed.get("commitment"), "a value is not the one that was committed to")
 

@@ -303,6 +303,28 @@ async fn whoever_takes_rows_out_or_puts_them_elsewhere_is_found_out() {
     invariants::check(&world).await;
 }
 
+/// A key that is destroyed says nothing by itself: somebody must have erased the values, on record.
+#[tokio::test]
+async fn an_erasure_that_nobody_made_is_found_out() {
+    let log = Log::new();
+    let (world, plane, _) = told(&log).await;
+    let mallory = Mallory::new(&world, &tables(&plane, 1)).await;
+    let tenant = world.tenant_id("acme").await;
+    let at = either("(SELECT max(at) + 1000000 FROM trail)", "(SELECT max(at) + interval '1 second' FROM trail)");
+    let destroyed = format!(
+        "INSERT INTO personal_keys (id, tenant_id, key, created_at, destroyed_at)
+         VALUES ('00000000-0000-7000-8000-000000000001', '{tenant}', NULL, {at}, {at})"
+    );
+    let approved = "event_id = (SELECT event_id FROM trail WHERE event_type = 'APPROVED')";
+    found(&world, &mallory, &format!("DELETE FROM trail_values WHERE {approved}"), "nobody erased it").await;
+    mallory.does(&world, &destroyed).await.unwrap();
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert!(answer["message"].as_str().unwrap().contains("no entry says"), "{answer}");
+    mallory.does(&world, &format!("DELETE FROM trail_values WHERE {approved}")).await.unwrap();
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert!(answer["message"].as_str().unwrap().contains("nobody erased it"), "{answer}");
+}
+
 /// The rows that `kept` copies had are there: a test of this test.
 #[tokio::test]
 async fn what_mallory_undoes_is_as_it_was() {

@@ -126,13 +126,12 @@ async fn entries_hold_no_name_no_reason_and_no_content_and_stay_verifiable_witho
 
     let before = world.call("user:auditor", "governance.audit.verify", json!({})).await;
     assert!(before["commitments"].as_u64().unwrap() > 20, "{before}");
+    // Values that are gone without a record are no erasure.
     world.sql("UPDATE personal_keys SET key = NULL, destroyed_at = (SELECT max(at) FROM trail); DELETE FROM trail_values").await;
     let after = world.call("user:auditor", "governance.audit.verify", json!({})).await;
-    assert_eq!((&after["audit"], &after["entries"]), (&json!("verified"), &before["entries"]));
-    assert_eq!((&after["commitments"], &after["destroyed"]), (&json!(0), &before["commitments"]));
+    assert!(after["audit"] == "broken" && after["message"].as_str().unwrap().contains("nobody erased it"), "{after}");
     assert_eq!(before["destroyed"], 0);
     assert_eq!(world.state(&plane).await, "PURGED");
-    invariants::check(&world).await;
 }
 
 #[tokio::test]

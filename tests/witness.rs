@@ -89,6 +89,13 @@ async fn reconciling_finds_what_was_purged_after_the_backup() {
     let reconciled = installed.done(&["ledger", "reconcile", "--reason", "restored"]);
     let finding = reconciled["probed"][0]["findings"][0].as_str().expect("a finding");
     assert!(finding.contains("purged after this backup"), "{finding}");
+    // What was published of the log is another past, so this one goes on as another log.
+    assert!(installed.done(&["log", "show"])["stopped_why"].as_str().expect("why").contains("rolled back"));
+    let again = |name: &str| installed.path(name).display().to_string();
+    installed.done(&["log", "init-key", &again("again.key"), "--name", "example.com/again"]);
+    let config = format!("[log]\nkey = \"file:{}\"\npublish = \"file://{}\"\n", again("again.key"), again("again"));
+    std::fs::write(installed.path("lethe.toml"), config).expect("write the configuration");
+    installed.done(&["log", "adopt-key", "--reason", "restored from a backup"]);
     // The ledger's copy of the manifest lets the purge be told again, to the same end.
     grant(&installed);
     installed.work();

@@ -331,8 +331,14 @@ statements! {
     OPENED = "read the trail's values", opened!(sqlite, "true"), opened!(postgres, "true");
     OPENED_OF_CHAIN = "read a chain's values", opened!(sqlite, "t.chain = $1"), opened!(postgres, "t.chain = $1");
     OPENED_OF = "read an entry's values", opened!(sqlite, "t.event_id = $1"), opened!(postgres, "t.event_id = $1");
+    // By what is on record, and not by a column.
     ERASED = "read when values were erased",
-        "SELECT tenant_id, max(destroyed_at) AS erased_at FROM personal_keys WHERE destroyed_at IS NOT NULL GROUP BY tenant_id";
+        "SELECT tenant_id, max(at) AS erased_at FROM trail WHERE event_type = 'PERSONAL_ERASED' GROUP BY tenant_id";
+    UNRECORDED = "look for keys that were destroyed without a record",
+        "SELECT k.id, k.tenant_id FROM personal_keys k WHERE k.destroyed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM trail t
+            WHERE t.event_type = 'PERSONAL_ERASED' AND t.tenant_id = k.tenant_id AND instr(t.body, k.id) > 0) LIMIT 1",
+        "SELECT k.id, k.tenant_id FROM personal_keys k WHERE k.destroyed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM trail t
+            WHERE t.event_type = 'PERSONAL_ERASED' AND t.tenant_id = k.tenant_id AND strpos(t.body, k.id::text) > 0) LIMIT 1";
     // What stood in clear before there were keys.
     CLEAR = "look for values in clear", "SELECT 1 AS clear FROM trail_values_clear LIMIT 1";
     CLEAR_VALUES = "read values in clear",
@@ -602,10 +608,20 @@ impl Tx {
     pub(crate) async fn erased_at(&mut self) -> Result<HashMap<String, DateTime<Utc>>, Fault> {
         let rows = self.sql(&ERASED).all().await?;
         let erased = |row: &Row| {
-            let cells = Cells::new(row, "personal_keys", "tenant_id");
+            let cells = Cells::new(row, "trail", "tenant_id");
             Ok((cells.get("tenant_id")?, cells.at("erased_at")?))
         };
         rows.iter().map(erased).collect()
+    }
+
+    /// A key that is destroyed although nobody erased it, and whose it was.
+    pub(crate) async fn destroyed_unrecorded(&mut self) -> Result<Option<(Uuid, String)>, Fault> {
+        let row = self.sql(&UNRECORDED).optional().await?;
+        row.map(|row| {
+            let cells = Cells::new(&row, "personal_keys", "id");
+            Ok((cells.id("id")?, cells.get("tenant_id")?))
+        })
+        .transpose()
     }
 
     pub(crate) async fn has_clear_values(&mut self) -> Result<bool, Fault> {

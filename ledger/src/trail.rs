@@ -206,6 +206,8 @@ lethe_stages::text_enum! {
         LogKeyRetired = "LOG_KEY_RETIRED",
         /// Nothing is put into the log any more.
         LogStopped = "LOG_STOPPED",
+        /// What had been published of the log was gone or older, and was published anew.
+        LogRepublished = "LOG_REPUBLISHED",
         /// Sealing goes on.
         LogResumed = "LOG_RESUMED",
         /// The plane's archive was restored into a new plane.

@@ -130,6 +130,11 @@ impl Tx {
             let fault = "a value is kept for a field that no entry is committed to".to_owned();
             return Ok(Err(TrailFault { chain: cells.get("chain")?, sequence_no: cells.get("sequence_no")?, fault }));
         }
+        if let Some((key, holder)) = self.destroyed_unrecorded().await? {
+            let chain = if holder == "__system__" { "system".to_owned() } else { format!("tenant:{holder}") };
+            let fault = format!("the key {key} of its values is destroyed, and no entry says that somebody erased them");
+            return Ok(Err(TrailFault { chain, sequence_no: 0, fault }));
+        }
         let mut walked: Vec<Walk> = walks.into_values().collect();
         walked.sort_by(|one, other| one.chain.cmp(&other.chain));
         for done in walked {

@@ -162,7 +162,7 @@ impl Installed {
 
     /// What must hold at the end: purged, verified, gone, and the neighbour as it was.
     pub async fn assert_purged(&self, plane: &str, neighbour: &(usize, String)) {
-        assert_eq!(self.state(plane), "PURGED", "{}", self.status(plane));
+        assert_eq!(self.state(plane), "PURGED", "{} {}", self.status(plane), self.done(&["log", "show"]));
         assert_eq!(self.done(&["audit", "verify"])["audit"], json!("verified"));
         let file = self.path("knowledge.db");
         assert_eq!(knowledge::digest(&file, "p1").await.0, 0, "records are left");

@@ -36,7 +36,7 @@ pub struct Certificate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<InLog>,
     /// Personal values, by the place of their commitment in the statement (a JSON pointer), as far as they still exist.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "crate::entry::each_once")]
     pub disclosed: BTreeMap<String, Disclosed>,
 }
 

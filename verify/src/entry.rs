@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
@@ -45,11 +48,40 @@ pub struct Disclosed {
     pub salt: String,
 }
 
+/// A map in which no name stands twice: readers differ in which of the two they take.
+pub(crate) fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Disclosed>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeMap<String, Disclosed>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("values by name, each once")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut read = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry::<String, Disclosed>()? {
+                if read.insert(name.clone(), value).is_some() {
+                    return Err(serde::de::Error::custom(format!("`{name}` stands twice")));
+                }
+            }
+            Ok(read)
+        }
+    }
+    from.deserialize_map(Names)
+}
+
+fn each_once_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, Disclosed>>, D::Error> {
+    each_once(from).map(Some)
+}
+
+/// Bytes of a salt.
+const SALT: usize = 16;
+
 impl Disclosed {
     /// Compares it with what stands at a place of a document: `{"commitment": "sha256:…"}`.
     pub fn check(&self, committed: &Json) -> Result<(), String> {
-        let salt =
-            hex::decode(&self.salt).ok().filter(|salt| hex::encode(salt) == self.salt).ok_or("its salt is not hexadecimal")?;
+        // Of one length: a longer one would have taken the beginning of the value along.
+        let salt = hex::decode(&self.salt).ok().filter(|salt| salt.len() == SALT && hex::encode(salt) == self.salt);
+        let salt = salt.ok_or("its salt is not 16 bytes in hexadecimal digits")?;
         let commitment = committed["commitment"].as_str().ok_or("there is no commitment")?;
         let mut hash = Sha256::new();
         hash.update(&salt);
@@ -81,7 +113,7 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Vec<String>>,
     /// Personal values that it is committed to, by field, as far as they still exist.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "each_once_if_any")]
     pub values: Option<BTreeMap<String, Disclosed>>,
 }
 
@@ -136,5 +168,33 @@ impl Entry {
         check_inclusion(self.leaf_index, checkpoint.size, &leaf, &proof, &checkpoint.root)
             .map_err(|why| Fault::new(self.name(), why))?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_cannot_lend_its_beginning_to_the_salt_and_no_name_stands_twice() {
+        let (salt, value) = ([7; SALT], "not approved by legal");
+        let commitment = written(&Sha256::digest([salt.as_slice(), value.as_bytes()].concat()).into());
+        let committed = json!({"commitment": commitment});
+        let disclosed = |salt: &[u8], value: &str| Disclosed { value: value.into(), salt: hex::encode(salt) };
+        disclosed(&salt, value).check(&committed).unwrap();
+        let longer = [salt.as_slice(), b"not "].concat();
+        let said = disclosed(&longer, "approved by legal").check(&committed).unwrap_err();
+        assert!(said.contains("16 bytes"), "{said}");
+        #[derive(Deserialize)]
+        struct Holds {
+            #[serde(deserialize_with = "each_once")]
+            values: BTreeMap<String, Disclosed>,
+        }
+        let read = |text: &str| serde_json::from_str::<Holds>(text).map(|holds| holds.values.len());
+        assert_eq!(read(r#"{"values":{"a":{"value":"x","salt":""},"b":{"value":"x","salt":""}}}"#).unwrap(), 2);
+        let twice = read(r#"{"values":{"a":{"value":"x","salt":""},"a":{"value":"y","salt":""}}}"#);
+        assert!(twice.unwrap_err().to_string().contains("stands twice"));
     }
 }

@@ -66,7 +66,8 @@ pub fn tag(name: &str) -> Hash {
 pub fn digest(text: &str) -> Option<Hash> {
     let mut hash = [0; 32];
     hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut hash).ok()?;
-    Some(hash)
+    // One way to write it.
+    (written(&hash) == text).then_some(hash)
 }
 
 /// The hash of an entry in its chain, as text: `sha256:…` over the text of the hash before it and the entry's body.

@@ -165,6 +165,11 @@ fn verify(args: &Args) -> Result<Verified, Stop> {
     })
 }
 
+/// As a terminal may show it: what a document says must not move the cursor.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     match verify(&args) {
@@ -173,15 +178,15 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(verified) => {
-            verified.verified.iter().for_each(|line| println!("verified: {line}"));
-            verified.trusted.iter().for_each(|line| println!("trusted:  {line}"));
+            verified.verified.iter().for_each(|line| println!("verified: {}", shown(line)));
+            verified.trusted.iter().for_each(|line| println!("trusted:  {}", shown(line)));
             ExitCode::SUCCESS
         }
         Err(Stop::Refuted(fault)) => {
             if args.json {
                 println!("{}", json!({"outcome": "refuted", "at": fault.at, "why": fault.why}));
             } else {
-                println!("NOT VERIFIED: {fault}");
+                println!("NOT VERIFIED: {}", shown(&fault.to_string()));
             }
             ExitCode::from(1)
         }
@@ -189,7 +194,7 @@ fn main() -> ExitCode {
             if args.json {
                 println!("{}", json!({"outcome": "unread", "why": why}));
             }
-            eprintln!("lethe-verify: {why}");
+            eprintln!("lethe-verify: {}", shown(&why));
             ExitCode::from(2)
         }
     }

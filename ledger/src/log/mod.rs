@@ -89,7 +89,7 @@ statements! {
     RETIRE_KEY = "retire a key of the log", "UPDATE log_keys SET retired_at = $2 WHERE vkey = $1 AND retired_at IS NULL";
     STOP = "note that the log stands still", "UPDATE log SET stopped_since = $1, stopped_why = $2 WHERE stopped_since IS NULL OR stopped_why <> $2";
     GO_ON = "note that the log goes on", "UPDATE log SET stopped_since = NULL, stopped_why = NULL WHERE stopped_since IS NOT NULL";
-    LATEST = "read the newest checkpoint", "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1";
+    LATEST = "read the newest checkpoint", "SELECT size, note FROM checkpoints WHERE size <= (SELECT l.size FROM log l) ORDER BY size DESC LIMIT 1";
     AT_SIZE = "read a checkpoint", "SELECT size, note FROM checkpoints WHERE size = $1";
 }
 

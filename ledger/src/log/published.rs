@@ -23,12 +23,18 @@ statements! {
         "UPDATE log SET publisher = $1, publisher_until = $2 WHERE publisher IS NULL OR publisher = $1 OR publisher_until <= $3";
     PUBLISHED = "note what is published",
         "UPDATE log SET published_size = $2, publisher = NULL, publisher_until = NULL WHERE publisher = $1 AND published_size <= $2";
+    LET = "let others publish the log", "UPDATE log SET publisher = NULL, publisher_until = NULL WHERE publisher = $1";
     NEXT = "read the next checkpoint to publish",
-        "SELECT size, note FROM checkpoints WHERE size > $1 AND size <= $2 ORDER BY size DESC LIMIT 1";
-    FIRST = "read the next checkpoint to publish", "SELECT size, note FROM checkpoints WHERE size > $1 ORDER BY size LIMIT 1";
+        "SELECT size, note FROM checkpoints WHERE size > $1 AND size <= $2 AND size <= (SELECT l.size FROM log l) ORDER BY size DESC LIMIT 1";
+    FIRST = "read the next checkpoint to publish", "SELECT size, note FROM checkpoints WHERE size > $1 AND size <= (SELECT l.size FROM log l) ORDER BY size LIMIT 1";
 }
 
 impl Tx {
+    /// Gives up the leave to publish.
+    pub async fn let_others_publish(&mut self, owner: &str) -> Result<(), Fault> {
+        self.sql(&LET).bind(owner).run().await.map(drop)
+    }
+
     /// Takes or renews the leave to publish. Answers whether it is ours.
     pub async fn lease_publishing(&mut self, owner: &str, lasts: TimeDelta) -> Result<bool, Fault> {
         let at = self.at();

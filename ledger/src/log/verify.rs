@@ -53,7 +53,8 @@ statements! {
     TILES = "read the log's tiles", "SELECT level, tile_index, hashes FROM log_tiles ORDER BY level, tile_index";
     SIGNED = "read the log's checkpoints", "SELECT size, root, note FROM checkpoints ORDER BY size";
     KEY_ENTRIES = "read what is on record of the log's keys",
-        "SELECT event_type, at, body FROM trail WHERE chain = 'system' AND event_type IN ('LOG_KEY_ADDED', 'LOG_KEY_RETIRED') ORDER BY sequence_no";
+        "SELECT t.event_type, t.at, t.body, f.leaf_index FROM trail t LEFT JOIN leaves f ON f.place = t.place
+         WHERE t.chain = 'system' AND t.event_type IN ('LOG_KEY_ADDED', 'LOG_KEY_RETIRED') ORDER BY t.sequence_no";
     // Below this place nothing waits.
     LEFT_OUT = "look for entries that were left out of the log",
         "SELECT t.chain, t.sequence_no FROM trail t WHERE t.place < (SELECT l.sealed_below FROM log l)
@@ -130,8 +131,21 @@ impl Walk {
     }
 }
 
+/// A key by what is on record of it, and for which trees it signs.
+struct Term {
+    key: LogKey,
+    /// The leaf that says that it signs no longer: no tree with that leaf is signed by it alone.
+    retired_leaf: Option<u64>,
+}
+
+/// The keys that may sign a tree of this size. One that was retired, and perhaps for a reason, signs nothing that came later.
+fn in_force(keys: &[Term], size: u64) -> Vec<PublicKey> {
+    let signs = |term: &&Term| term.key.from_size < size && term.retired_leaf.is_none_or(|leaf| size <= leaf);
+    keys.iter().filter(signs).filter_map(|term| term.key.public().ok()).collect()
+}
+
 /// A checkpoint as it stands, and what it must be.
-fn check(row: &Row, tree: &Frontier, keys: &[PublicKey]) -> Result<Result<u64, LogFault>, Fault> {
+fn check(row: &Row, tree: &Frontier, keys: &[Term]) -> Result<Result<u64, LogFault>, Fault> {
     let cells = Cells::new(row, "checkpoints", "size");
     let (size, root, note): (i64, Vec<u8>, String) = (cells.get("size")?, cells.get("root")?, cells.get("note")?);
     let place = || format!("checkpoint of {size} leaves");
@@ -141,7 +155,7 @@ fn check(row: &Row, tree: &Frontier, keys: &[PublicKey]) -> Result<Result<u64, L
     if tree.root().as_slice() != root {
         return Ok(Err(fault(place(), "its root is not the tree's: something before its end was changed, taken out or put in")));
     }
-    match Checkpoint::verified(&note, keys) {
+    match Checkpoint::verified(&note, &in_force(keys, size as u64)) {
         Err(error) => Ok(Err(fault(place(), error.to_string()))),
         Ok((signed, _)) if signed.size != size as u64 || signed.root != tree.root() => {
             Ok(Err(fault(place(), format!("what was signed is a tree of {} leaves, or of another root", signed.size))))
@@ -153,7 +167,7 @@ fn check(row: &Row, tree: &Frontier, keys: &[PublicKey]) -> Result<Result<u64, L
 impl Tx {
     /// Recomputes the whole log. The outer error is the database's, the inner the log's.
     pub async fn verify_log(&mut self) -> Result<Result<LogVerified, LogFault>, Fault> {
-        let keys = self.log_keys().await?.iter().map(LogKey::public).collect::<Result<Vec<_>, _>>()?;
+        let keys = self.terms_of_log_keys().await?;
         let state = self.log().await?;
         let mut verified = LogVerified::default();
         let mut tiles = HashMap::new();
@@ -224,25 +238,40 @@ impl Tx {
 }
 
 impl Tx {
+    /// The keys that may sign a tree of this size.
+    pub async fn log_keys_in_force(&mut self, size: u64) -> Result<Vec<PublicKey>, Fault> {
+        Ok(in_force(&self.terms_of_log_keys().await?, size))
+    }
+
     /// Each key as it is on record: since when, from which size on, and until when.
-    async fn verify_log_keys(&mut self) -> Result<Result<(), LogFault>, Fault> {
-        let mut recorded: Vec<LogKey> = Vec::new();
+    async fn terms_of_log_keys(&mut self) -> Result<Vec<Term>, Fault> {
+        let mut terms: Vec<Term> = Vec::new();
         for row in &self.sql(&KEY_ENTRIES).all().await? {
             let cells = Cells::new(row, "trail", "event_type");
-            let (event, at, body) =
-                (cells.get::<String>("event_type")?, cells.at("at")?, cells.json::<Json>("body")?.unwrap_or_default());
+            let (event, at) = (cells.get::<String>("event_type")?, cells.at("at")?);
+            let leaf = cells.get::<Option<i64>>("leaf_index")?.map(|leaf| leaf as u64);
+            let body = cells.json::<Json>("body")?.unwrap_or_default();
             let evidence = &body["evidence"];
             let retired = evidence["adopted_without"].as_array().into_iter().flatten().filter_map(Json::as_str);
             let retired = retired.chain(evidence["vkey"].as_str().filter(|_| event == "LOG_KEY_RETIRED"));
             for vkey in retired {
-                recorded.iter_mut().filter(|key| key.vkey == vkey).for_each(|key| key.retired_at = Some(at));
+                terms.iter_mut().filter(|term| term.key.vkey == vkey).for_each(|term| {
+                    term.key.retired_at = Some(at);
+                    term.retired_leaf = leaf;
+                });
             }
             if event == "LOG_KEY_ADDED" {
                 let (vkey, from_size) =
                     (evidence["vkey"].as_str().unwrap_or_default(), evidence["from_size"].as_u64().unwrap_or_default());
-                recorded.push(LogKey { vkey: vkey.to_owned(), added_at: at, from_size, retired_at: None });
+                let key = LogKey { vkey: vkey.to_owned(), added_at: at, from_size, retired_at: None };
+                terms.push(Term { key, retired_leaf: None });
             }
         }
+        Ok(terms)
+    }
+
+    async fn verify_log_keys(&mut self) -> Result<Result<(), LogFault>, Fault> {
+        let mut recorded: Vec<LogKey> = self.terms_of_log_keys().await?.into_iter().map(|term| term.key).collect();
         let mut kept = self.log_keys().await?;
         for keys in [&mut recorded, &mut kept] {
             keys.sort_by(|one, other| one.vkey.cmp(&other.vkey));

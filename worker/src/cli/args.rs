@@ -1099,6 +1099,8 @@ pub(crate) enum LogCommand {
         reason: String,
     },
     /// Let the configured key sign although no earlier key vouches for it: the earlier one is lost, or the ledger was restored
+    ///
+    /// Where none is configured and a ledger in SQLite has lost its own, a new one is made beside it.
     AdoptKey {
         /// Why, for the record
         #[arg(long)]

@@ -291,6 +291,7 @@ async fn call(app: &Arc<App>, global: &Global, mut planned: calls::Planned) -> R
     }
     let broken = ["audit", "archive", "store"].iter().any(|checked| document[checked] == "broken")
         || document["ledger"] == "suspect"
+        || (operation == "governance.log.seal" && document["log"] == "stopped")
         || (operation == "knowledge.probe.run" && document["status"] != "clean");
     print(global, operation, document);
     Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })

@@ -11,6 +11,8 @@
 mod keyring;
 mod publish;
 
+use std::sync::atomic::AtomicBool;
+
 use chrono::TimeDelta;
 use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Ledger, LogKey, LogState, Sealed, Tx, Waiting};
 use lethe_stages::crash::{CrashPoint, reached};
@@ -20,6 +22,7 @@ use uuid::Uuid;
 
 pub(crate) use self::keyring::create as create_key;
 pub use self::keyring::{KeyFault, LogKeyring};
+use self::publish::Outside;
 use crate::{
     config::{LogConfig, NONE},
     manager::KnowledgeLifecycleManager,
@@ -39,6 +42,8 @@ pub struct LogPlace {
     publish: Option<String>,
     /// Who publishes, as a lease names it.
     publisher: String,
+    /// Whether this process has read what is outside, and it led here.
+    seen_outside: AtomicBool,
 }
 
 impl LogPlace {
@@ -60,7 +65,7 @@ impl LogPlace {
         let keyring = LogKeyring { current, previous, default, name: format!("lethe/{}", ledger.id()) };
         let mut own = [0; 16];
         ledger.entropy().fill(&mut own);
-        Self { keyring, publish, publisher: Uuid::from_bytes(own).to_string() }
+        Self { keyring, publish, publisher: Uuid::from_bytes(own).to_string(), seen_outside: AtomicBool::new(false) }
     }
 
     /// The keys.
@@ -154,9 +159,10 @@ impl KnowledgeLifecycleManager {
         let keys = match self.signers(&known) {
             Signers::Keys(_) if waiting.is_none() && state.stopped_since.is_none() => return Ok(LogReport::default()),
             // Before anything is signed: a ledger that was restored from a backup must not sign another past.
-            Signers::Keys(keys) => match self.is_forked().await? {
-                None => Ok(keys),
-                Some(why) => Err(why),
+            Signers::Keys(keys) => match self.outside_allows().await? {
+                Outside::Leads => Ok(keys),
+                Outside::Forked(why) => Err(why),
+                Outside::Unknown => return Ok(stopped(state.stopped_why)),
             },
             Signers::Elsewhere if known.is_empty() || !self.is_late(waiting) => return Ok(stopped(state.stopped_why)),
             Signers::Elsewhere => Err(NOBODY.to_owned()),

@@ -5,7 +5,9 @@
 
 use chrono::TimeDelta;
 use futures::{StreamExt, TryStreamExt, stream};
-use lethe_ledger::{CheckpointRow, Fault, ToPublish, Tx};
+use std::sync::atomic::Ordering;
+
+use lethe_ledger::{CheckpointRow, EventType, Fault, ToPublish, Tx};
 use lethe_stages::{
     crash::{CrashPoint, reached},
     ports::PortError,
@@ -27,6 +29,20 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const LEAVES_MAX: u64 = 1 << 16;
 /// Tiles that are written at a time.
 const AT_ONCE: usize = 8;
+
+/// The way on for a ledger whose past is another one than what is published.
+const ELSEWHERE: &str = "; if this ledger is the one to go on with: a new key under another name (`lethe log init-key`), another log.publish, \
+    then `lethe log adopt-key --reason …`";
+
+/// What the place says to sealing.
+pub(super) enum Outside {
+    /// It leads here, or there is none.
+    Leads,
+    /// It leads elsewhere.
+    Forked(String),
+    /// It has not answered yet.
+    Unknown,
+}
 
 /// What publishing did.
 pub(super) enum Published {
@@ -65,34 +81,45 @@ impl KnowledgeLifecycleManager {
             return Ok(Published::Leaves(0));
         }
         let mut leaves = 0;
-        loop {
-            match self.publish_round(url).await {
+        let troubled = loop {
+            let noted = (leaves == 0).then_some(state.published_size);
+            match self.publish_round(url, noted).await {
                 Ok(0) => return Ok(Published::Leaves(leaves)),
                 Ok(more) => leaves += more,
-                Err(Trouble::Forked(why)) => return Ok(Published::Forked(why)),
-                Err(Trouble::Away(error)) => {
-                    tracing::warn!(%error, url, "publish the log: tried again later");
-                    return Ok(Published::Leaves(leaves));
-                }
-                Err(Trouble::Fault(fault)) => return Err(fault),
+                Err(trouble) => break trouble,
             }
+        };
+        // Whoever tries next need not wait for us.
+        let owner = &self.log.publisher;
+        self.ledger.transact(async |tx: &mut Tx| tx.let_others_publish(owner).await).await?.into_inner();
+        match troubled {
+            Trouble::Forked(why) => Ok(Published::Forked(why)),
+            Trouble::Away(error) => {
+                tracing::warn!(%error, url, "publish the log: tried again later");
+                Ok(Published::Leaves(leaves))
+            }
+            Trouble::Fault(fault) => Err(fault),
         }
     }
 
-    /// Why this ledger does not lead from what is outside to itself; `None`: it does, or nobody can say.
-    pub(super) async fn is_forked(&self) -> Result<Option<String>, Fault> {
-        let Some(url) = self.log.published_at() else { return Ok(None) };
+    /// Whether this ledger leads from what is outside to itself. A place that is away is believed to be as it was, if this process has seen
+    /// it; otherwise nothing may be signed before it answers.
+    pub(super) async fn outside_allows(&self) -> Result<Outside, Fault> {
+        let Some(url) = self.log.published_at() else { return Ok(Outside::Leads) };
         let outside = match self.world.shelf(url) {
             Ok(shelf) => self.outside(&shelf).await,
             Err(error) => Err(error.into()),
         };
         match outside {
-            Ok(_) => Ok(None),
-            Err(Trouble::Forked(why)) => Ok(Some(why)),
+            Ok(_) => {
+                self.log.seen_outside.store(true, Ordering::SeqCst);
+                Ok(Outside::Leads)
+            }
+            Err(Trouble::Forked(why)) => Ok(Outside::Forked(why)),
             Err(Trouble::Fault(fault)) => Err(fault),
             Err(Trouble::Away(error)) => {
                 tracing::warn!(%error, url, "read the published checkpoint");
-                Ok(None)
+                Ok(if self.log.seen_outside.load(Ordering::SeqCst) { Outside::Leads } else { Outside::Unknown })
             }
         }
     }
@@ -102,25 +129,26 @@ impl KnowledgeLifecycleManager {
         let Some(bytes) = shelf.read(CHECKPOINT).await? else { return Ok(0) };
         let forked = |why: String| Trouble::Forked(format!("the checkpoint that is published {why}"));
         let text = String::from_utf8(bytes).map_err(|_| forked("is no text".into()))?;
-        let note = Note::read(&text).map_err(|error| forked(format!("cannot be read: {error}")))?;
+        let note = Note::read(&text)
+            .map_err(|error| forked(format!("cannot be read: {error}; move it away, and it is published anew")))?;
         let found = Checkpoint::read(&note.text).map_err(|error| forked(format!("cannot be read: {error}")))?;
         let why = self
             .ledger
             .read(async |tx: &mut Tx| {
-                let keys = tx.log_keys().await?.iter().map(lethe_ledger::LogKey::public).collect::<Result<Vec<_>, _>>()?;
+                let keys = tx.log_keys_in_force(found.size).await?;
                 if let Err(error) = note.verified_by(&keys) {
                     return Ok(Some(format!("is not of this log: {error}")));
                 }
                 let size = tx.log().await?.size;
                 if found.size > size {
-                    let why = format!("has {} leaves, this ledger's log has {size}: the ledger was rolled back", found.size);
+                    let why =
+                        format!("has {} leaves, this ledger's log has {size}: the ledger was rolled back{ELSEWHERE}", found.size);
                     return Ok(Some(why));
                 }
                 let here = tx.root_at(found.size).await?;
-                Ok::<_, Fault>(
-                    (here != found.root)
-                        .then(|| format!("has another root at {} leaves than this ledger: the log was forked", found.size)),
-                )
+                Ok::<_, Fault>((here != found.root).then(|| {
+                    format!("has another root at {} leaves than this ledger: the log was forked{ELSEWHERE}", found.size)
+                }))
             })
             .await?;
         match why {
@@ -170,7 +198,7 @@ impl KnowledgeLifecycleManager {
     }
 
     /// One checkpoint with what it needs. Answers how many leaves it adds; 0: nothing is left, or somebody else publishes.
-    async fn publish_round(&self, url: &str) -> Result<u64, Trouble> {
+    async fn publish_round(&self, url: &str, noted: Option<u64>) -> Result<u64, Trouble> {
         let owner = &self.log.publisher;
         let mine = self.ledger.transact(async |tx: &mut Tx| tx.lease_publishing(owner, LEASE).await).await?.into_inner();
         if !mine {
@@ -178,6 +206,20 @@ impl KnowledgeLifecycleManager {
         }
         let shelf = self.world.shelf(url)?;
         let from = self.outside(&shelf).await?;
+        if let Some(noted) = noted.filter(|noted| from < *noted) {
+            tracing::error!(
+                url,
+                found = from,
+                published = noted,
+                "what had been published of the log was gone or older: it is published anew"
+            );
+            let work = async |tx: &mut Tx| {
+                let mut entry = super::log_entry(EventType::LogRepublished);
+                entry.evidence = json!({"found": from, "published": noted});
+                tx.append(entry).await.map(drop)
+            };
+            self.ledger.transact(work).await?.into_inner();
+        }
         let next = self.ledger.read(async |tx: &mut Tx| tx.to_publish(from, LEAVES_MAX).await).await?;
         let Some(ToPublish { checkpoint, tiles }) = next else {
             // It is all there: whoever wrote it died before it was noted.

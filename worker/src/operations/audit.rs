@@ -1,7 +1,7 @@
 //! The audit trail, to read, to verify and to take away.
 
 use lethe_ledger::{EventType, TrailFilter, Tx};
-use lethe_verify::note::Checkpoint;
+use lethe_verify::note::{Checkpoint, Note};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -77,7 +77,8 @@ pub(super) async fn verify(_app: &App, tx: &mut Tx, call: &Call, prepared: Json)
         }
     }
     if let Some(note) = &args.checkpoint {
-        let keys = tx.log_keys().await?.iter().map(lethe_ledger::LogKey::public).collect::<Result<Vec<_>, _>>()?;
+        let size = Note::read(note).and_then(|note| Checkpoint::read(&note.text)).map_or(0, |kept| kept.size);
+        let keys = tx.log_keys_in_force(size).await?;
         let (kept, key) = match Checkpoint::verified(note, &keys) {
             Ok(kept) => kept,
             Err(error) => return broken("the checkpoint given", &error.to_string()),
@@ -100,6 +101,9 @@ pub(super) async fn verify(_app: &App, tx: &mut Tx, call: &Call, prepared: Json)
             return broken(place, fault);
         }
         answer["published"] = prepared;
+    }
+    if let Some(why) = tx.log().await?.stopped_why.filter(|_| chain.is_none()) {
+        answer["log"]["stopped"] = json!(why);
     }
     answer["audit"] = json!("verified");
     Ok(answer)

@@ -158,7 +158,8 @@ pub(super) async fn reconcile(_app: &App, tx: &mut Tx, call: &Call, prepared: Js
     tx.append(entry).await?;
     tx.wake_settled().await?;
     Ok(json!({"reconciled": true, "era": era, "approvals_withdrawn": withdrawn, "probed": planes,
-        "note": "holds placed after the backup are not in this ledger: place them again before work goes on"}))
+        "note": "holds placed after the backup are not in this ledger: place them again before work goes on. What was published of the log after \
+            it is another past than this ledger's: `lethe log show` says how to go on"}))
 }
 
 /// A person has looked at the clock and found it right.

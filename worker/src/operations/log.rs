@@ -169,7 +169,9 @@ pub(super) async fn adopt_key(_app: &App, tx: &mut Tx, call: &Call, prepared: Js
     let keys = tx.log_keys().await?;
     if let Some(known) = keys.iter().find(|key| key.vkey == vkey) {
         let message = match known.retired_at {
-            None => format!("`{vkey}` signs the log already"),
+            None => format!(
+                "`{vkey}` signs the log already: to go on as another log, make a key under another name (`lethe log init-key`)"
+            ),
             Some(at) => format!("`{vkey}` was retired at {}, and does not sign again: make a new one", at.to_rfc3339()),
         };
         return Err(Refusal::new(Code::InvalidArgument, message).into());

@@ -105,6 +105,11 @@ pub async fn run(app: Arc<App>, mut options: RunOptions) -> Result<(), RunError>
         outage: outage.clone(),
     });
     let shared = Arc::new(Shared { app: app.clone(), worker: lock.id().to_owned(), in_flight, outage, recorder });
+    // Where the log stood still it may go on now, and with it what waits for that.
+    let look = app.ledger.read(async |tx: &mut Tx| tx.log().await);
+    if options.roles.sweeper && look.await.is_ok_and(|log| log.stopped_since.is_some()) {
+        log_once(&shared).await;
+    }
     let monitor = monitor(&shared, from_claimer, options.roles, options.plane.is_none());
     let shell = monitor.context();
     let shell_task = tokio::spawn(monitor.run());
