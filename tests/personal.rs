@@ -19,7 +19,14 @@ async fn places(world: &World, text: &str) -> Vec<String> {
         let files = ledger.parent().unwrap().read_dir().unwrap().map(|entry| entry.unwrap().path());
         let ours = files.filter(|path| path.is_file() && path.file_name().unwrap().to_str().unwrap().starts_with(&name));
         let holds =
-            |path: &std::path::PathBuf| std::fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes());
+            // What went while it was looked for (a log that its last reader emptied) holds nothing.
+            |path: &std::path::PathBuf| {
+                let bytes = std::fs::read(path).or_else(|error| match error.kind() {
+                    std::io::ErrorKind::NotFound => Ok(Vec::new()),
+                    _ => Err(error),
+                });
+                bytes.unwrap().windows(text.len()).any(|window| window == text.as_bytes())
+            };
         return ours.filter(holds).map(|path| path.display().to_string()).collect();
     }
     let mut found = Vec::new();
