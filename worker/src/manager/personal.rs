@@ -59,7 +59,7 @@ pub(crate) fn due_at(
 
 impl KnowledgeLifecycleManager {
     /// Erases what has been kept for long enough, a few tenants at a time. Answers how many.
-    pub(super) async fn erase_due(&self) -> Result<u64, Fault> {
+    pub(crate) async fn erase_due(&self) -> Result<u64, Fault> {
         let Some(keep) = self.config.personal.keep else { return Ok(0) };
         let (now, looked) = (self.ledger.now(), || self.personal_looked.lock().unwrap_or_else(PoisonError::into_inner));
         if looked().is_some_and(|at| now >= at && now - at < EVERY) {

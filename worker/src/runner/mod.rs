@@ -195,6 +195,13 @@ async fn sweep(_tick: Tick, shared: Data<Arc<Shared>>) {
         Err(fault) if fault.is_passing() => drop(shared.outage.away("sweep", &fault)),
         Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "sweep"),
     }
+    // Not part of what a start waits for: the ledger's file is rewritten after it.
+    match shared.app.manager.erase_due().await {
+        Ok(0) => {}
+        Ok(tenants) => tracing::info!(tenants, "erased personal values that had been kept for long enough"),
+        Err(fault) if fault.is_passing() => drop(shared.outage.away("erase personal values", &fault)),
+        Err(fault) => tracing::warn!(error = &fault as &dyn std::error::Error, "erase personal values"),
+    }
     shared.in_flight.changed();
 }
 
