@@ -429,6 +429,30 @@ async fn values_are_erased_by_themselves_when_they_have_been_kept_for_so_long() 
     invariants::check(&world).await;
 }
 
+/// A service does the same, without anybody's command.
+#[tokio::test]
+async fn a_service_erases_what_has_been_kept_for_so_long() {
+    let installed =
+        crate::support::binary::Installed::with_plane(3, "[personal]\nkeep = \"30d\"\n[sweep]\nevery = \"1s\"\n").await;
+    let terms = ["--ground", "internal", "--reason", "done", "--grace", "0s", "--retention", "0s"];
+    installed.done(&[["offboard", "acme/handbook"].as_slice(), &terms].concat());
+    installed.work();
+    installed.done(&["approval", "grant", "acme/handbook", "--reason", "checked", "--actor", "user:bob"]);
+    installed.work();
+    assert_eq!(installed.state("acme/handbook"), "PURGED");
+    installed.set_clock(40 * 86_400);
+    let mut service = installed.spawn(&["serve"]);
+    let erased = || installed.done(&["personal", "show", "--tenant", "acme"])["personal_keys"][0]["destroyed_at"].is_string();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !erased() && std::time::Instant::now() < until {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    crate::support::binary::signal(&service, "TERM");
+    service.wait().expect("the service ends");
+    assert!(erased(), "{}", installed.done(&["personal", "show", "--tenant", "acme"]));
+    assert_eq!(installed.done(&["audit", "verify"])["audit"], "verified");
+}
+
 /// Makes of a ledger what the version before left: values in clear beside their entries.
 async fn as_before(world: &World) {
     let values = world.read(async |tx| tx.opened_values().await).await;
