@@ -12,6 +12,7 @@ mod advance;
 mod approvers;
 mod archive_keys;
 mod archives;
+mod body;
 mod break_glass;
 mod cases;
 mod certificates;
@@ -74,5 +75,5 @@ pub use release::{Approval, ApprovalStatus, Assurance, AwaitingPlace, Hold, Hold
 pub use source::{Clock, Entropy, SinceBoot};
 pub use suspensions::{SuspendedTokens, SuspensionRow};
 pub use trail::{Actor, ActorType, Chain, Entry, EventType, GateDecision, Recorded, TrailEntry, TrailFilter};
-pub use verify::{TrailFault, Verified};
+pub use verify::{LedgerFault, TrailFault, Verified};
 pub use witness::{ClockLook, Mark, Witness};

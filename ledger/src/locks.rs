@@ -9,6 +9,7 @@
 
 use chrono::{DateTime, Utc};
 use lethe_stages::PLAN_VERSION;
+use lethe_verify::leaf::origin;
 use uuid::Uuid;
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     many::{Many, Script},
     rows::Cells,
     sql::{Inner, Row, statements},
-    trail::{Chain, origin},
+    trail::Chain,
 };
 
 /// Due runs that one claim looks at before it asks tenant by tenant.

@@ -5,7 +5,6 @@
 //! If we die in one, its transaction did not happen.
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use lethe_stages::Code;
 use sqlx::{
     Postgres, Sqlite, Transaction,
@@ -362,22 +361,6 @@ impl<'t> Statement<'t> {
     /// Its first row, which there must be.
     pub(crate) async fn first(self) -> Result<Row, Fault> {
         on!(self, fetch_one, row => |made: fn(_) -> Row| made(row))
-    }
-
-    /// Its rows, one by one.
-    pub(crate) fn stream(self) -> BoxStream<'t, Result<Row, Fault>> {
-        let Statement { inner, sql, arguments } = self;
-        match (inner, arguments) {
-            (Inner::Sqlite(tx), Arguments::Sqlite(arguments)) => {
-                let rows = sqlx::query_with(sql.sqlite, arguments).fetch(&mut **tx);
-                rows.map_ok(Row::Sqlite).map_err(|error| Fault::database(sql.doing)(error)).boxed()
-            }
-            (Inner::Postgres { tx, prepared }, Arguments::Postgres(arguments)) => {
-                let rows = sqlx::query_with(sql.postgres, arguments).persistent(*prepared).fetch(&mut **tx);
-                rows.map_ok(Row::Postgres).map_err(|error| Fault::database(sql.doing)(error)).boxed()
-            }
-            _ => unreachable!("arguments are made by the transaction that runs them"),
-        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use lethe_stages::{LifecycleState, Step, canonical};
+use lethe_verify::leaf::{entry_hash, origin};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
@@ -347,16 +348,6 @@ pub(crate) fn commitment(salt: &[u8], value: &str) -> String {
     canonical::sha256(&[salt, value.as_bytes()].concat())
 }
 
-/// The hash of an entry.
-pub(crate) fn link(previous: &str, body: &str) -> String {
-    canonical::sha256(&[previous.as_bytes(), body.as_bytes()].concat())
-}
-
-/// What the first entry of a chain follows.
-pub(crate) fn origin(chain: &str) -> String {
-    canonical::sha256(chain.as_bytes())
-}
-
 fn missing(entry: &Entry) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if entry.actor.id.trim().is_empty() {
@@ -567,7 +558,7 @@ impl Tx {
             .member("tenant_id", &tenant_id)?
             .member("to_state", &entry.to_state)?
             .finish()?;
-        let hash = link(&previous, &body);
+        let hash = entry_hash(&previous, &body);
         self.unwritten
             .heads
             .insert(entry.chain, Head { hash: hash.clone(), next: sequence_no + 1, at: last.map(|_| at), moved: true });

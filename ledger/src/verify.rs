@@ -4,21 +4,26 @@
 //! What it cannot see is a ledger that was replaced as a whole, or whose end was cut together with its log: for that there is what is
 //! published, and checkpoints that somebody kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use lethe_stages::canonical;
+use lethe_verify::{
+    leaf::{Leaf, entry_digest, origin, tag, written},
+    merkle::Hash,
+};
 use serde::Serialize;
-use serde_json::Value as Json;
+use uuid::Uuid;
 
 use crate::{
+    body::Body,
     db::Tx,
     fault::Fault,
-    log::asked,
+    log::{LogFault, LogVerified, Recomputed},
     personal::{Opened, Opener},
     rows::Cells,
-    sql::statements,
-    trail::{commitment, instant, link, origin},
+    sql::{Row, Sql, statements},
+    trail::{EventType, commitment, instant},
 };
 
 /// What was verified.
@@ -48,26 +53,70 @@ pub struct TrailFault {
     pub fault: String,
 }
 
+/// The first thing that is not as it must be, in the trail or in its log.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LedgerFault {
+    /// In the trail.
+    #[error(transparent)]
+    Trail(#[from] TrailFault),
+    /// In the log.
+    #[error(transparent)]
+    Log(#[from] LogFault),
+}
+
 /// Where a chain stands while it is walked.
 struct Walk {
     chain: String,
+    tag: Hash,
     head: String,
     next: i64,
     state: String,
 }
 
-/// Each entry with its leaf and its sealed values, by joins and not row by row: a whole trail is read in one pass.
+/// An entry of whose values one is gone.
+struct Gone {
+    at: DateTime<Utc>,
+    chain: String,
+    sequence_no: i64,
+    field: &'static str,
+}
+
+/// What is verified while the trail is read once.
+struct Pass {
+    opener: Opener,
+    /// When a tenant's values were erased the last time, by whose they were.
+    erased: HashMap<String, DateTime<Utc>>,
+    /// The last entry of each tenant of whose values one is gone.
+    gone: HashMap<String, Gone>,
+    walks: HashMap<String, Walk>,
+    /// How the log names a tenant.
+    tenants: HashMap<String, Hash>,
+    log: Option<Recomputed>,
+    verified: Verified,
+}
+
+/// Entries that are read at a time; while they are verified, the next are.
+const WINDOW: i64 = 2_000;
+
+/// Entries with their leaves.
 macro_rules! entries {
-    ($which:literal) => {
+    ($behind:literal, $leaves:literal, $which:literal) => {
         concat!(
-            "SELECT t.*, f.leaf_index, f.at AS leaf_at, f.event_type AS leaf_event_type, f.outcome AS leaf_outcome,
-             f.tenant_id AS leaf_tenant_id, f.plane_id AS leaf_plane_id, f.offboarding_id AS leaf_offboarding_id,
-             f.approval_id AS leaf_approval_id, f.policy_revision AS leaf_policy_revision, f.actor_tag AS leaf_actor_tag,
-             a.key_id AS actor_key, a.sealed AS actor_sealed, a.tag AS actor_tag, r.key_id AS reason_key, r.sealed AS reason_sealed
-             FROM trail t LEFT JOIN leaves f ON f.place = t.place
-             LEFT JOIN trail_values a ON a.event_id = t.event_id AND a.field = 'actor_id'
-             LEFT JOIN trail_values r ON r.event_id = t.event_id AND r.field = 'reason' ",
-            $which
+            "SELECT t.*, ",
+            $behind,
+            " AS behind, f.leaf_index, f.outcome, f.approval_id, f.policy_revision, f.actor_tag,
+             CASE WHEN f.at <> t.at THEN 'at' WHEN f.event_type <> t.event_type THEN 'event_type' WHEN f.tenant_id <> t.tenant_id THEN 'tenant_id'
+                WHEN f.plane_id IS DISTINCT FROM t.plane_id THEN 'plane_id'
+                WHEN f.offboarding_id IS DISTINCT FROM t.offboarding_id THEN 'offboarding_id' END AS leaf_differs
+             FROM trail t LEFT JOIN leaves f ON f.place = t.place",
+            $leaves,
+            " WHERE ",
+            $behind,
+            " > $1",
+            $which,
+            " ORDER BY ",
+            $behind,
+            " LIMIT $2"
         )
     };
 }
@@ -80,17 +129,48 @@ statements! {
         "SELECT 'plane:' || id AS chain, state FROM planes WHERE 'plane:' || id = $1",
         "SELECT 'plane:' || id::text AS chain, state FROM planes WHERE 'plane:' || id::text = $1";
     // Within a chain the order of writing is the chain's own.
-    ENTRIES = "read the trail", entries!("ORDER BY t.place");
-    ENTRIES_OF = "read the trail", entries!("WHERE t.chain = $1 ORDER BY t.sequence_no");
-    // Beside the two that an entry is committed to there is nothing.
-    OTHER_VALUES = "look for values of nothing",
-        "SELECT t.chain, t.sequence_no FROM trail_values v JOIN trail t ON t.event_id = v.event_id
-         WHERE v.field NOT IN ('actor_id', 'reason') LIMIT 1";
+    // Leaves are begun at the same place: a merge would read them from the first on.
+    ENTRIES = "read the trail", entries!("t.place", " AND f.place > $1", "");
+    ENTRIES_OF = "read the trail", entries!("t.sequence_no", "", " AND t.chain = $3");
+    // By the entries' ids, and not by a join: whoever plans a join over everything reads everything before the first row.
+    VALUES = "read the trail's values",
+        "SELECT event_id, field, key_id, sealed, tag FROM trail_values WHERE event_id IN (SELECT value FROM json_each($1))",
+        "SELECT event_id, field, key_id, sealed, tag FROM trail_values WHERE event_id = ANY($1)";
+}
+
+/// Some entries, with the values that belong to them.
+struct Window {
+    entries: Vec<Row>,
+    values: Vec<Row>,
+    /// The last one's place, or number in its chain.
+    last: i64,
 }
 
 impl Tx {
     /// Walks every chain, or one. The outer error is the database's, the inner the trail's.
     pub async fn verify_trail(&mut self, only: Option<&str>) -> Result<Result<Verified, TrailFault>, Fault> {
+        Ok(match self.verify(only, None).await? {
+            Ok((verified, _)) => Ok(verified),
+            Err(LedgerFault::Trail(fault)) => Err(fault),
+            Err(LedgerFault::Log(fault)) => unreachable!("the log was not looked at: {fault}"),
+        })
+    }
+
+    /// Walks every chain, and recomputes the log from the same entries. The outer error is the database's, the inner the ledger's.
+    pub async fn verify_all(&mut self) -> Result<Result<(Verified, LogVerified), LedgerFault>, Fault> {
+        let log = self.begin_log().await?;
+        let (verified, log) = match self.verify(None, Some(log)).await? {
+            Ok((verified, log)) => (verified, log.expect("what was begun is given back")),
+            Err(fault) => return Ok(Err(fault)),
+        };
+        Ok(self.finish_log(log).await?.map(|log| (verified, log)).map_err(LedgerFault::Log))
+    }
+
+    async fn verify(
+        &mut self,
+        only: Option<&str>,
+        log: Option<Recomputed>,
+    ) -> Result<Result<(Verified, Option<Recomputed>), LedgerFault>, Fault> {
         self.write_trail().await?;
         let (heads, states, entries) = match only {
             None => (&HEADS, &STATES, &ENTRIES),
@@ -107,163 +187,279 @@ impl Tx {
             planes.insert(cells.get("chain")?, cells.get("state")?);
         }
 
-        let (mut verified, mut opener, erased) = (Verified::default(), self.opener().await?, self.erased_at().await?);
-        let mut walks: HashMap<String, Walk> = HashMap::new();
-        let mut rows = self.sql(entries).only(only).stream();
-        while let Some(row) = rows.try_next().await? {
-            let cells = Cells::new(&row, "trail", "event_id");
-            let chain: &str = cells.get("chain")?;
-            if !walks.contains_key(chain) {
-                walks.insert(
-                    chain.to_owned(),
-                    Walk { head: origin(chain), chain: chain.to_owned(), next: 0, state: String::new() },
-                );
-            }
-            let at = walks.get_mut(chain).expect("put in above");
-            if let Err(fault) = step(at, &cells, &mut opener, &erased, &mut verified)? {
+        let mut pass = Pass {
+            opener: self.opener().await?,
+            // Whoever reads everything comes by them.
+            erased: if only.is_some() { self.erased_at().await? } else { HashMap::new() },
+            gone: HashMap::new(),
+            walks: HashMap::new(),
+            tenants: HashMap::new(),
+            log,
+            verified: Verified::default(),
+        };
+        let mut window = self.window(entries, only, i64::MIN).await?;
+        while let Some(some) = window {
+            let last = some.last;
+            let verifying = tokio::task::spawn_blocking(move || {
+                let done = pass.window(&some);
+                (pass, done)
+            });
+            let next = self.window(entries, only, last).await;
+            let (back, done) = verifying.await.expect("verifying does not panic");
+            pass = back;
+            if let Err(fault) = done? {
                 return Ok(Err(fault));
             }
+            window = next?;
         }
-        drop(rows);
-        if let Some(row) = self.sql(&OTHER_VALUES).optional().await? {
-            let cells = Cells::new(&row, "trail", "chain");
-            let fault = "a value is kept for a field that no entry is committed to".to_owned();
-            return Ok(Err(TrailFault { chain: cells.get("chain")?, sequence_no: cells.get("sequence_no")?, fault }));
+        if let Some(fault) = pass.gone_unerased() {
+            return Ok(Err(fault.into()));
         }
+        let Pass { walks, log, mut verified, .. } = pass;
+        let trail = |chain: String, sequence_no: i64, fault: String| Ok(Err(TrailFault { chain, sequence_no, fault }.into()));
         if let Some((key, holder)) = self.destroyed_unrecorded().await? {
             let chain = if holder == "__system__" { "system".to_owned() } else { format!("tenant:{holder}") };
-            let fault = format!("the key {key} of its values is destroyed, and no entry says that somebody erased them");
-            return Ok(Err(TrailFault { chain, sequence_no: 0, fault }));
+            return trail(
+                chain,
+                0,
+                format!("the key {key} of its values is destroyed, and no entry says that somebody erased them"),
+            );
         }
         let mut walked: Vec<Walk> = walks.into_values().collect();
         walked.sort_by(|one, other| one.chain.cmp(&other.chain));
         for done in walked {
             if let Err(fault) = finish(done, &mut unseen, &mut planes, &mut verified) {
-                return Ok(Err(fault));
+                return Ok(Err(fault.into()));
             }
         }
         if let Some((chain, (_, next))) = unseen.into_iter().next() {
-            return Ok(Err(TrailFault {
-                chain,
-                sequence_no: 0,
-                fault: format!("the chain's head counts {next} entries, there is none"),
-            }));
+            return trail(chain, 0, format!("the chain's head counts {next} entries, there is none"));
         }
         if let Some((chain, state)) = planes.into_iter().next() {
-            return Ok(Err(TrailFault { chain, sequence_no: 0, fault: format!("the plane is {state} and has no trail") }));
+            return trail(chain, 0, format!("the plane is {state} and has no trail"));
         }
-        Ok(Ok(verified))
+        Ok(Ok((verified, log)))
     }
 }
 
-/// Checks one entry against the walk and moves it on.
-fn step(
-    walk: &mut Walk,
-    cells: &Cells<'_>,
-    opener: &mut Opener,
-    erased: &HashMap<String, DateTime<Utc>>,
-    verified: &mut Verified,
-) -> Result<Result<(), TrailFault>, Fault> {
-    let sequence_no: i64 = cells.get("sequence_no")?;
-    let fail = |fault: String| Ok(Err(TrailFault { chain: walk.chain.clone(), sequence_no, fault }));
-    if sequence_no != walk.next {
-        return fail(format!("entry {} is missing", walk.next));
+impl Tx {
+    /// The entries behind a place, or behind a number of a chain; `None`: there are no more.
+    async fn window(&mut self, entries: &'static Sql, only: Option<&str>, behind: i64) -> Result<Option<Window>, Fault> {
+        let entries = self.sql(entries).bind(behind).bind(WINDOW).only(only).all().await?;
+        let Some(last) = entries.last() else { return Ok(None) };
+        let last = Cells::new(last, "trail", "event_id").get("behind")?;
+        let ids = entries.iter().map(|row| Cells::new(row, "trail", "event_id").id("event_id"));
+        let values = self.sql(&VALUES).bind(ids.collect::<Result<Vec<Uuid>, _>>()?.as_slice()).all().await?;
+        Ok(Some(Window { entries, values, last }))
     }
-    let (previous, hash, text): (String, String, String) = (cells.get("previous")?, cells.get("hash")?, cells.get("body")?);
-    if previous != walk.head {
-        return fail("it does not follow the entry before it".into());
-    }
-    if link(&previous, &text) != hash {
-        return fail("its hash does not fit its body".into());
-    }
-    let Ok(body) = serde_json::from_str::<Json>(&text) else { return fail("its body is not JSON".into()) };
-    for (field, column) in [
-        ("chain", Some(cells.get::<String>("chain")?)),
-        ("event_id", Some(cells.id("event_id")?.to_string())),
-        ("event_type", Some(cells.get::<String>("event_type")?)),
-        ("tenant_id", Some(cells.get::<String>("tenant_id")?)),
-        ("plane_id", cells.maybe_id("plane_id")?.map(|id| id.to_string())),
-        ("offboarding_id", cells.maybe_id("offboarding_id")?.map(|id| id.to_string())),
-        ("at", Some(instant(cells.at("at")?))),
-    ] {
-        if body[field].as_str() != column.as_deref() {
-            return fail(format!("its column {field} does not fit its body"));
+}
+
+/// A sealed value as it stands.
+struct Value<'r> {
+    key_id: Uuid,
+    sealed: &'r [u8],
+    tag: Option<&'r [u8]>,
+}
+
+/// The values of some entries, by entry: for each, the actor's, the reason's, and one of anything else.
+type Values<'r> = HashMap<Uuid, [Option<Value<'r>>; 3]>;
+
+/// The fields that an entry may be committed to.
+const FIELDS: [&str; 2] = ["actor_id", "reason"];
+
+/// An entry's columns beside its body.
+struct Columns<'r> {
+    event_id: Uuid,
+    plane_id: Option<Uuid>,
+    offboarding_id: Option<Uuid>,
+    event_type: &'r str,
+    tenant_id: &'r str,
+    at: DateTime<Utc>,
+    /// By what its actor is found; `None`: the actor's value is not there.
+    actor_tag: Option<Option<&'r [u8]>>,
+}
+
+impl Pass {
+    /// Verifies the next entries.
+    fn window(&mut self, window: &Window) -> Result<Result<(), LedgerFault>, Fault> {
+        let mut values = Values::with_capacity(window.entries.len());
+        for row in &window.values {
+            let cells = Cells::new(row, "trail_values", "event_id");
+            let field: &str = cells.get("field")?;
+            let value = Value { key_id: cells.id("key_id")?, sealed: cells.get("sealed")?, tag: cells.get("tag")? };
+            // Beside the two that an entry may be committed to there is nothing.
+            let at = FIELDS.iter().position(|known| *known == field).unwrap_or(FIELDS.len());
+            values.entry(cells.id("event_id")?).or_default()[at] = Some(value);
         }
+        for row in &window.entries {
+            if let Err(fault) = self.entry(&Cells::new(row, "trail", "event_id"), &mut values)? {
+                return Ok(Err(fault));
+            }
+        }
+        Ok(Ok(()))
     }
-    if body["sequence_no"].as_i64() != Some(sequence_no) {
-        return fail("its column sequence_no does not fit its body".into());
+
+    /// The last entry of a tenant whose value is gone although nobody erased it since.
+    fn gone_unerased(&self) -> Option<TrailFault> {
+        let unerased = self.gone.iter().filter(|(tenant, gone)| self.erased.get(*tenant).is_none_or(|erased| *erased < gone.at));
+        let (_, gone) = unerased.min_by_key(|(tenant, _)| *tenant)?;
+        let fault = format!("the value of {} is gone, and nobody erased it", gone.field);
+        Some(TrailFault { chain: gone.chain.clone(), sequence_no: gone.sequence_no, fault })
     }
-    if lethe_stages::canonical::digest(&body["evidence"]).ok().as_deref() != body["evidence_digest"].as_str() {
-        return fail("its evidence does not fit its digest".into());
-    }
-    let (event_id, at) = (cells.id("event_id")?, cells.at("at")?);
-    let mut committed: BTreeSet<_> = ["actor_id", "reason"].into_iter().filter(|field| !body[field].is_null()).collect();
-    let actor_tag: Option<Vec<u8>> = cells.get("actor_tag")?;
-    for (field, key, sealed, tag) in
-        [("actor_id", "actor_key", "actor_sealed", actor_tag.as_deref()), ("reason", "reason_key", "reason_sealed", None)]
-    {
-        let Some(key_id) = cells.maybe_id(key)? else { continue };
-        let sealed: Vec<u8> = cells.get(sealed)?;
-        match opener.open_with(key_id, event_id, field, body["actor_type"].as_str().unwrap_or_default(), &sealed, tag) {
-            Opened::Value { salt, value } => {
-                if body[field]["commitment"].as_str() != Some(commitment(&salt, &value).as_str()) {
+
+    /// Checks the next entry against its chain's walk, and moves that on.
+    fn entry(&mut self, cells: &Cells<'_>, values: &mut Values<'_>) -> Result<Result<(), LedgerFault>, Fault> {
+        let chain: &str = cells.get("chain")?;
+        let walk = match self.walks.get_mut(chain) {
+            Some(walk) => walk,
+            None => {
+                let begun = Walk { chain: chain.to_owned(), tag: tag(chain), head: origin(chain), next: 0, state: String::new() };
+                self.walks.entry(chain.to_owned()).or_insert(begun)
+            }
+        };
+        let sequence_no: i64 = cells.get("sequence_no")?;
+        let fail = |fault: String| Ok(Err(TrailFault { chain: chain.to_owned(), sequence_no, fault }.into()));
+        if sequence_no != walk.next {
+            return fail(format!("entry {} is missing", walk.next));
+        }
+        let (previous, hash, text): (&str, &str, &str) = (cells.get("previous")?, cells.get("hash")?, cells.get("body")?);
+        if previous != walk.head {
+            return fail("it does not follow the entry before it".into());
+        }
+        let computed = entry_digest(previous, text);
+        if hash != written(&computed) {
+            return fail("its hash does not fit its body".into());
+        }
+        let body = match Body::read(text) {
+            Ok(body) => body,
+            Err(error) => return fail(format!("its body cannot be read: {error}")),
+        };
+        let event_id = cells.id("event_id")?;
+        let values = values.remove(&event_id).unwrap_or_default();
+        let columns = Columns {
+            event_id,
+            plane_id: cells.maybe_id("plane_id")?,
+            offboarding_id: cells.maybe_id("offboarding_id")?,
+            event_type: cells.get("event_type")?,
+            tenant_id: cells.get("tenant_id")?,
+            at: cells.at("at")?,
+            actor_tag: values[0].as_ref().map(|actor| actor.tag),
+        };
+        if let Some(column) = differs(&body, chain, sequence_no, &columns) {
+            return fail(format!("its column {column} does not fit its body"));
+        }
+        if canonical::sha256(body.evidence.get().as_bytes()) != *body.evidence_digest {
+            return fail("its evidence does not fit its digest".into());
+        }
+        let mut gone = None;
+        let actor_type = &*body.actor_type;
+        for ((field, committed), value) in FIELDS.into_iter().zip([&body.actor_id, &body.reason]).zip(&values) {
+            let opened = match value {
+                Some(value) => self.opener.open_with(value.key_id, event_id, field, actor_type, value.sealed, value.tag),
+                None => Opened::Destroyed,
+            };
+            match (opened, committed) {
+                (Opened::Value { salt, value }, Some(committed)) if *committed.commitment == commitment(&salt, &value) => {
+                    self.verified.commitments += 1;
+                }
+                (Opened::Value { .. }, _) => {
                     return fail(format!("the value kept for {field} is not the one it is committed to"));
                 }
-                committed.remove(field);
-                verified.commitments += 1;
+                (Opened::Wrong(why), _) => return fail(format!("the value kept for {field} {why}")),
+                (Opened::Destroyed, Some(_)) => {
+                    gone = gone.or(Some(field));
+                    self.verified.destroyed += 1;
+                }
+                (Opened::Destroyed, None) => {}
             }
-            Opened::Destroyed => {}
-            Opened::Wrong(why) => return fail(format!("the value kept for {field} {why}")),
         }
-    }
-    if cells.get::<Option<i64>>("leaf_index")?.is_some()
-        && let Some(column) = leaf_differs(&body, cells)?
-    {
-        return fail(format!("what questions find it by, leaves.{column}, does not fit its body"));
-    }
-    let last_erased = erased.get(body["tenant_id"].as_str().unwrap_or_default());
-    if let Some(field) = committed.first().filter(|_| last_erased.is_none_or(|erased| *erased < at)) {
-        return fail(format!("the value of {field} is gone, and nobody erased it"));
-    }
-    verified.destroyed += committed.len() as u64;
-    if let Some(to) = body["to_state"].as_str() {
-        let from = body["from_state"].as_str().unwrap_or_default();
-        if from != walk.state {
-            return fail(format!("it leaves {from}, but the plane was {}", walk.state));
+        let leaf_index: Option<i64> = cells.get("leaf_index")?;
+        if leaf_index.is_some()
+            && let Some(column) = leaf_differs(&body, cells, &columns)?
+        {
+            return fail(format!("what questions find it by, leaves.{column}, does not fit its body"));
         }
-        walk.state = to.to_owned();
+        if values[FIELDS.len()].is_some() {
+            return fail("a value is kept for a field that no entry is committed to".into());
+        }
+        if let Some(field) = gone
+            && self.gone.get(columns.tenant_id).is_none_or(|last| last.at <= columns.at)
+        {
+            let last = Gone { at: columns.at, chain: chain.to_owned(), sequence_no, field };
+            self.gone.insert(columns.tenant_id.to_owned(), last);
+        }
+        // By what is on record, and not by a column.
+        if columns.event_type == EventType::PersonalErased.as_str() {
+            let last = self.erased.entry(columns.tenant_id.to_owned()).or_insert(columns.at);
+            *last = columns.at.max(*last);
+        }
+        if let Some(to) = body.to_state.as_deref() {
+            let from = body.from_state.as_deref().unwrap_or_default();
+            if from != walk.state {
+                return fail(format!("it leaves {from}, but the plane was {}", walk.state));
+            }
+            walk.state = to.to_owned();
+        }
+        self.verified.entries += 1;
+        walk.head.replace_range(.., hash);
+        walk.next += 1;
+        let Some(log) = &mut self.log else { return Ok(Ok(())) };
+        let Some(index) = leaf_index else {
+            log.without_leaf(cells.get("place")?, chain, sequence_no);
+            return Ok(Ok(()));
+        };
+        let tenant = match self.tenants.get(columns.tenant_id) {
+            Some(tenant) => *tenant,
+            None => *self.tenants.entry(columns.tenant_id.to_owned()).or_insert(tag(columns.tenant_id)),
+        };
+        let leaf = Leaf { chain: walk.tag, sequence_no: sequence_no as u64, hash: computed, tenant };
+        Ok(log.leaf(index as u64, leaf.bytes()).map_err(LedgerFault::Log))
     }
-    verified.entries += 1;
-    walk.head = hash;
-    walk.next += 1;
-    Ok(Ok(()))
 }
 
-/// The first column of the entry's leaf that does not follow from its body.
-fn leaf_differs(body: &Json, cells: &Cells<'_>) -> Result<Option<&'static str>, Fault> {
-    let asked = asked(body);
-    let id = |column: &'static str| Ok::<_, Fault>(cells.maybe_id(column)?.map(|id| id.to_string()));
-    for (column, kept, computed) in [
-        ("at", Some(instant(cells.at("leaf_at")?)), body["at"].as_str()),
-        ("event_type", Some(cells.get("leaf_event_type")?), body["event_type"].as_str()),
-        ("outcome", Some(cells.get("leaf_outcome")?), Some(asked.outcome)),
-        ("tenant_id", Some(cells.get("leaf_tenant_id")?), body["tenant_id"].as_str()),
-        ("plane_id", id("leaf_plane_id")?, body["plane_id"].as_str()),
-        ("offboarding_id", id("leaf_offboarding_id")?, body["offboarding_id"].as_str()),
-        ("approval_id", cells.get("leaf_approval_id")?, asked.approval_id),
-        ("policy_revision", cells.get("leaf_policy_revision")?, asked.policy_revision),
-    ] {
-        if kept.as_deref() != computed {
-            return Ok(Some(column));
-        }
+/// Whether a text is this id as an entry writes it.
+fn is_id(text: &str, id: Uuid) -> bool {
+    text == &*id.hyphenated().encode_lower(&mut Uuid::encode_buffer())
+}
+
+fn is_maybe_id(text: Option<&str>, id: Option<Uuid>) -> bool {
+    match (text, id) {
+        (Some(text), Some(id)) => is_id(text, id),
+        (text, id) => text.is_none() && id.is_none(),
     }
+}
+
+/// The first column of an entry that does not follow from its body.
+fn differs(body: &Body<'_>, chain: &str, sequence_no: i64, columns: &Columns<'_>) -> Option<&'static str> {
+    [
+        ("chain", *body.chain == *chain),
+        ("event_id", is_id(&body.event_id, columns.event_id)),
+        ("event_type", *body.event_type == *columns.event_type),
+        ("tenant_id", *body.tenant_id == *columns.tenant_id),
+        ("plane_id", is_maybe_id(body.plane_id.as_deref(), columns.plane_id)),
+        ("offboarding_id", is_maybe_id(body.offboarding_id.as_deref(), columns.offboarding_id)),
+        ("at", *body.at == *instant(columns.at)),
+        ("sequence_no", body.sequence_no == sequence_no),
+    ]
+    .into_iter()
+    .find_map(|(column, fits)| (!fits).then_some(column))
+}
+
+/// The first column of the entry's leaf that does not follow from its body, or is not as its own column.
+fn leaf_differs<'r>(body: &Body<'_>, cells: &Cells<'r>, columns: &Columns<'_>) -> Result<Option<&'r str>, Fault> {
+    if let Some(column) = cells.get::<Option<&str>>("leaf_differs")? {
+        return Ok(Some(column));
+    }
+    let asked = body.asked();
     // Of a value that is erased, the tag is of a key that is gone, and leads nowhere.
-    if cells.maybe_id("actor_key")?.is_some()
-        && cells.get::<Option<Vec<u8>>>("leaf_actor_tag")? != cells.get::<Option<Vec<u8>>>("actor_tag")?
-    {
-        return Ok(Some("actor_tag"));
-    }
-    Ok(None)
+    let leaf_tag: Option<&[u8]> = cells.get("actor_tag")?;
+    let fits = [
+        ("outcome", cells.get::<&str>("outcome")? == asked.outcome),
+        ("approval_id", cells.get::<Option<&str>>("approval_id")? == asked.approval_id.as_deref()),
+        ("policy_revision", cells.get::<Option<&str>>("policy_revision")? == asked.policy_revision.as_deref()),
+        ("actor_tag", columns.actor_tag.is_none_or(|tag| tag == leaf_tag)),
+    ];
+    Ok(fits.into_iter().find_map(|(column, fits)| (!fits).then_some(column)))
 }
 
 /// Compares the end of a walk with the chain's head and the plane's state.

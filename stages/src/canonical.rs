@@ -31,7 +31,9 @@ pub fn digest<T: Serialize>(value: &T) -> Result<String, NotCanonical> {
 
 /// SHA-256 of `bytes`, as `sha256:` and 64 hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+    let mut text = *b"sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    hex::encode_to_slice(Sha256::digest(bytes), &mut text[7..]).expect("two digits for each byte");
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Whether a text is a digest as [`sha256`] writes them.

@@ -4,7 +4,6 @@
 //! on the same machine and server.
 
 use std::{
-    io::BufReader,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -204,14 +203,15 @@ pub async fn verify(options: &Options) -> Json {
     ledger.transact(begin).await.expect("a key").into_inner();
     seal(ledger.clone(), Arc::new(AtomicBool::new(true)), Arc::default()).await;
 
+    if std::env::var("KEEP").is_ok() {
+        println!("{}", _database.app_url());
+        std::process::exit(0)
+    }
     let began = Instant::now();
-    let (trail, log) = ledger
-        .read(async |tx: &mut Tx| Ok::<_, Fault>((tx.verify_trail(None).await?, tx.verify_log().await?)))
-        .await
-        .expect("read");
+    let verified = ledger.read(async |tx: &mut Tx| tx.verify_all().await).await.expect("read");
     let through = began.elapsed().as_secs_f64();
-    let trail = trail.expect("the trail verifies");
-    assert_eq!(log.expect("the log verifies").leaves, trail.entries);
+    let (trail, log) = verified.expect("trail and log verify");
+    assert_eq!(log.leaves, trail.entries);
     let rate = trail.entries as f64 / through;
 
     let export = ledger
@@ -231,8 +231,7 @@ pub async fn verify(options: &Options) -> Json {
         .await
         .expect("export");
     let began = Instant::now();
-    let verified =
-        lethe_verify::export::verify(BufReader::with_capacity(1 << 20, export.as_bytes()), &[public]).expect("it verifies");
+    let verified = lethe_verify::export::verify(export.as_bytes(), &[public]).expect("it verifies");
     let by_core = verified.entries as f64 / began.elapsed().as_secs_f64();
     assert_eq!(verified.entries, trail.entries);
     json!({

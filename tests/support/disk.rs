@@ -404,10 +404,8 @@ pub fn lay_out(image: &Image, root: &Path, at: &Path) {
         let path = at.join(path.strip_prefix(root).expect("below the root"));
         match bytes {
             None => std::fs::create_dir_all(path).expect("create the folder"),
-            // A key is its owner's alone.
-            Some(bytes) if path.extension().is_some_and(|kind| kind == "log-key") => {
-                super::masters::write_private(&path, std::str::from_utf8(bytes).expect("a key's text"));
-            }
+            // A key is its owner's alone, also while it is made.
+            Some(bytes) if path.to_string_lossy().contains(".log-key") => super::masters::write_private(&path, bytes),
             Some(bytes) => std::fs::write(path, bytes).expect("write the file"),
         }
     }

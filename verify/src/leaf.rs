@@ -70,12 +70,17 @@ pub fn digest(text: &str) -> Option<Hash> {
     (written(&hash) == text).then_some(hash)
 }
 
-/// The hash of an entry in its chain, as text: `sha256:…` over the text of the hash before it and the entry's body.
-pub fn entry_hash(previous: &str, body: &str) -> String {
+/// The hash of an entry in its chain: over the text of the hash before it and the entry's body.
+pub fn entry_digest(previous: &str, body: &str) -> Hash {
     let mut hash = Sha256::new();
     hash.update(previous.as_bytes());
     hash.update(body.as_bytes());
-    written(&hash.finalize().into())
+    hash.finalize().into()
+}
+
+/// The same as text: `sha256:…`.
+pub fn entry_hash(previous: &str, body: &str) -> String {
+    written(&entry_digest(previous, body))
 }
 
 /// What the first entry of a chain follows: the digest of the chain's name.
@@ -85,7 +90,17 @@ pub fn origin(chain: &str) -> String {
 
 /// A digest as text.
 pub fn written(hash: &Hash) -> String {
-    format!("sha256:{}", hex::encode(hash))
+    String::from_utf8_lossy(&digits(hash)).into_owned()
+}
+
+/// Bytes of a digest as text.
+pub(crate) const WRITTEN: usize = 71;
+
+/// The bytes of a digest as text.
+pub(crate) fn digits(hash: &Hash) -> [u8; WRITTEN] {
+    let mut text = *b"sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    hex::encode_to_slice(hash, &mut text[7..]).expect("two digits for each byte");
+    text
 }
 
 #[cfg(test)]

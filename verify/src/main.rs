@@ -125,8 +125,7 @@ fn keys(args: &Args) -> Result<Vec<PublicKey>, Stop> {
 /// In one pass, whatever its size.
 fn export(file: &Path, keys: &[PublicKey]) -> Result<Verified, Stop> {
     let unread = |error: std::io::Error| Stop::Unread(format!("read {}: {error}", file.display()));
-    let lines = std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(file).map_err(unread)?);
-    let found = lethe_verify::export::verify(lines, keys).map_err(|fault| match fault {
+    let found = lethe_verify::export::verify(std::fs::File::open(file).map_err(unread)?, keys).map_err(|fault| match fault {
         ExportFault::Io(error) => Stop::Unread(format!("read {}: {error}", file.display())),
         fault => Stop::Refuted(Fault::new("export", fault)),
     })?;

@@ -4,6 +4,7 @@
 //! and who checks one speak of the same ranges. It only computes.
 
 use sha2::{Digest, Sha256};
+use tape_sha256::{Message, hash_many_prefixed, hash_messages, hash_pairs};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -45,6 +46,21 @@ pub fn leaf_hash(data: &[u8]) -> Hash {
     hash.finalize().into()
 }
 
+/// The hashes of many leaves' data.
+pub fn leaf_hashes(data: &[&[u8]]) -> Vec<Hash> {
+    let mut hashes = vec![[0; 32]; data.len()];
+    hash_many_prefixed(&[0], data, &mut hashes);
+    hashes
+}
+
+/// SHA-256 of many texts, each of which is given in two parts.
+pub(crate) fn joined_hashes(first: &[&[u8]], second: &[&[u8]]) -> Vec<Hash> {
+    let texts: Vec<Message<'_>> = first.iter().zip(second).map(|(first, second)| Message::prefixed(first, second)).collect();
+    let mut hashes = vec![[0; 32]; texts.len()];
+    hash_messages(&texts, &mut hashes);
+    hashes
+}
+
 /// The hash over two subtrees.
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     let mut hash = Sha256::new();
@@ -62,7 +78,7 @@ pub fn empty_root() -> Hash {
 /// The hash of a tree over these leaves or subtrees of one size.
 pub fn root_of(hashes: &[Hash]) -> Hash {
     let mut tree = Frontier::default();
-    hashes.iter().for_each(|hash| tree.append(*hash));
+    tree.append_all(hashes.to_vec());
     tree.root()
 }
 
@@ -99,6 +115,18 @@ impl Range {
             rest.start += 1 << level;
         }
         parts
+    }
+
+    /// The perfect subtrees of the whole tree that make it up, from left to right, by their levels.
+    fn aligned(self) -> Vec<u32> {
+        let mut levels = Vec::new();
+        let mut rest = self;
+        while rest.len() > 0 {
+            let level = (u64::BITS - 1 - rest.len().leading_zeros()).min(rest.start.trailing_zeros());
+            levels.push(level);
+            rest.start += 1 << level;
+        }
+        levels
     }
 
     /// The hash of this subtree; `node` knows the perfect ones.
@@ -232,12 +260,36 @@ impl Frontier {
 
     /// Appends a leaf by its hash.
     pub fn append(&mut self, leaf: Hash) {
-        let mut hash = leaf;
-        for _ in 0..self.size.trailing_ones() {
+        self.append_perfect(0, leaf);
+    }
+
+    /// Appends the root of a perfect tree of 2^`level` leaves, of which the size is a multiple.
+    fn append_perfect(&mut self, level: u32, root: Hash) {
+        let mut hash = root;
+        for _ in 0..(self.size >> level).trailing_ones() {
             hash = node_hash(&self.nodes.pop().expect("one node for each bit of the size"), &hash);
         }
         self.nodes.push(hash);
-        self.size += 1;
+        self.size += 1 << level;
+    }
+
+    /// Appends many leaves by their hashes, in the perfect trees that they make up.
+    pub fn append_all(&mut self, leaves: Vec<Hash>) {
+        let range = Range { start: self.size, end: self.size + leaves.len() as u64 };
+        let mut rest = leaves.as_slice();
+        for level in range.aligned() {
+            let (part, behind) = rest.split_at(1 << level);
+            rest = behind;
+            let mut hashes = part.to_vec();
+            while hashes.len() > 1 {
+                let (left, right): (Vec<&[u8]>, Vec<&[u8]>) =
+                    hashes.chunks_exact(2).map(|pair| (pair[0].as_slice(), pair[1].as_slice())).unzip();
+                let mut parents = vec![[0; 32]; left.len()];
+                hash_pairs(&[1], &left, &right, &mut parents);
+                hashes = parents;
+            }
+            self.append_perfect(level, hashes[0]);
+        }
     }
 
     /// The tree's hash.
@@ -261,6 +313,24 @@ mod tests {
                 let left = (leaves.len().next_power_of_two() / 2).max(1);
                 node_hash(&mth(&leaves[..left]), &mth(&leaves[left..]))
             }
+        }
+    }
+
+    #[test]
+    fn many_hashed_at_once_are_what_each_is_alone() {
+        let data: Vec<Vec<u8>> = (0..300_usize).map(|length| (0..length).map(|byte| (byte * 7) as u8).collect()).collect();
+        let texts: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let alone: Vec<Hash> = texts.iter().map(|text| leaf_hash(text)).collect();
+        assert_eq!(leaf_hashes(&texts), alone);
+        let backwards: Vec<&[u8]> = texts.iter().rev().copied().collect();
+        let joined: Vec<Hash> =
+            texts.iter().zip(&backwards).map(|(one, other)| Sha256::digest([*one, *other].concat()).into()).collect();
+        assert_eq!(joined_hashes(&texts, &backwards), joined);
+        for (first, more) in [(0, 300), (1, 299), (3, 5), (7, 1), (8, 256), (255, 2), (5, 0)] {
+            let mut tree = Frontier::default();
+            alone[..first].iter().for_each(|leaf| tree.append(*leaf));
+            tree.append_all(alone[first..first + more].to_vec());
+            assert_eq!((tree.size(), tree.root()), ((first + more) as u64, mth(&alone[..first + more])), "{first} and {more}");
         }
     }
 

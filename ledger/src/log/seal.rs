@@ -16,10 +16,10 @@ use lethe_verify::{
     note::{Checkpoint, SigningKey},
     tile::{self, Edge},
 };
-use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
+    body::Body,
     db::Tx,
     fault::Fault,
     many::{Many, Script},
@@ -103,23 +103,6 @@ static TILES: Many = Many {
 #[cfg(feature = "testing")]
 pub(crate) static BATCHES: &[&Many] = &[&LEAVES, &TILES];
 
-/// What a question asks for, out of an entry's body.
-pub(crate) struct Asked<'a> {
-    pub(crate) outcome: &'static str,
-    pub(crate) approval_id: Option<&'a str>,
-    pub(crate) policy_revision: Option<&'a str>,
-}
-
-/// The same of a body that was read as JSON.
-pub(crate) fn asked(body: &Json) -> Asked<'_> {
-    let (gate, evidence) = (&body["gate"], &body["evidence"]);
-    Asked {
-        outcome: outcome(body["event_type"].as_str().unwrap_or_default(), gate["decision"].as_str()),
-        approval_id: evidence["approval_id"].as_str(),
-        policy_revision: gate["policy_revision"].as_str().or(evidence["policy_revision"].as_str()),
-    }
-}
-
 /// A row of `leaves`.
 struct LeafRow {
     place: i64,
@@ -134,28 +117,16 @@ struct LeafRow {
     actor_tag: Option<Vec<u8>>,
 }
 
-/// How an entry ended, as questions have it.
-fn outcome(event_type: &str, decision: Option<&str>) -> &'static str {
-    match (decision, event_type) {
-        (Some("ALLOWED"), _) => "ALLOWED",
-        (Some("PENDING"), _) => "PENDING",
-        (Some("BLOCKED"), _) | (None, "BLOCKED" | "DENIED") => "BLOCKED",
-        (_, "STAGE_FAILED" | "NOTICE_FAILED" | "PROBE_FAILED") => "FAILED",
-        _ => "DONE",
-    }
-}
-
 /// An entry as it waits: its leaf, and its row.
 fn waiting(row: &Row) -> Result<(Hash, LeafRow), Fault> {
     let cells = Cells::new(row, "trail", "place");
     let (chain, hash): (String, String) = (cells.get("chain")?, cells.get("hash")?);
     let tenant_id: String = cells.get("tenant_id")?;
-    let body: String = cells.get("body")?;
+    let body: &str = cells.get("body")?;
     let unreadable = |column, message: String| Fault::Unreadable { table: "trail", column, id: chain.clone(), message };
     let leaf = Leaf::of(&chain, cells.get::<i64>("sequence_no")? as u64, &hash, &tenant_id)
         .ok_or_else(|| unreadable("hash", format!("`{hash}` is no digest")))?;
-    let body: Json = serde_json::from_str(&body).map_err(|error| unreadable("body", error.to_string()))?;
-    let asked = asked(&body);
+    let asked = Body::read(body).map_err(|error| unreadable("body", error.to_string()))?.asked();
     let row = LeafRow {
         place: cells.get("place")?,
         at: cells.at("at")?,
@@ -164,8 +135,8 @@ fn waiting(row: &Row) -> Result<(Hash, LeafRow), Fault> {
         tenant_id,
         plane_id: cells.maybe_id("plane_id")?,
         offboarding_id: cells.maybe_id("offboarding_id")?,
-        approval_id: asked.approval_id.map(ToOwned::to_owned),
-        policy_revision: asked.policy_revision.map(ToOwned::to_owned),
+        approval_id: asked.approval_id,
+        policy_revision: asked.policy_revision,
         actor_tag: cells.get("actor_tag")?,
     };
     Ok((leaf_hash(&leaf.bytes()), row))

@@ -2,13 +2,14 @@
 //!
 //! The rule: it trusts no row. Each leaf must follow from its entry, each tile from the leaves, each checkpoint from the tree and a key of the
 //! log; of what the ledger says about the log's size, nothing may be more or less. What is outside is compared by who can reach it.
+//!
+//! Entries come in the order in which they were written, which is nearly that of their leaves: those of a late commit wait for their turn.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use futures::TryStreamExt;
 use lethe_verify::{
-    leaf::Leaf,
-    merkle::{Frontier, Hash, leaf_hash, root_of},
+    leaf::LENGTH,
+    merkle::{Frontier, Hash, leaf_hashes, root_of},
     note::{Checkpoint, PublicKey},
     tile::{self, WIDTH},
 };
@@ -47,22 +48,41 @@ pub struct LogFault {
 }
 
 statements! {
-    LEAVES = "read the log's leaves",
-        "SELECT f.leaf_index, f.place, t.chain, t.sequence_no, t.hash, t.tenant_id FROM leaves f LEFT JOIN trail t ON t.place = f.place
-         ORDER BY f.leaf_index";
+    BEHIND = "look for leaves without an entry",
+        "SELECT leaf_index, place FROM leaves WHERE leaf_index >= $1 ORDER BY leaf_index LIMIT 1";
+    SIZE = "read the log's size", "SELECT size, sealed_below FROM log";
     TILES = "read the log's tiles", "SELECT level, tile_index, hashes FROM log_tiles ORDER BY level, tile_index";
     SIGNED = "read the log's checkpoints", "SELECT size, root, note FROM checkpoints ORDER BY size";
     KEY_ENTRIES = "read what is on record of the log's keys",
-        "SELECT t.event_type, t.at, t.body, f.leaf_index FROM trail t LEFT JOIN leaves f ON f.place = t.place
+        "SELECT t.event_type, t.at, t.body, (SELECT f.leaf_index FROM leaves f WHERE f.place = t.place) AS leaf_index FROM trail t
          WHERE t.chain = 'system' AND t.event_type IN ('LOG_KEY_ADDED', 'LOG_KEY_RETIRED') ORDER BY t.sequence_no";
-    // Below this place nothing waits.
-    LEFT_OUT = "look for entries that were left out of the log",
-        "SELECT t.chain, t.sequence_no FROM trail t WHERE t.place < (SELECT l.sealed_below FROM log l)
-         AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place) ORDER BY t.place LIMIT 1";
 }
 
-/// The tree as it is computed anew.
-struct Walk {
+/// A checkpoint as it stands.
+struct Signed {
+    size: u64,
+    root: Vec<u8>,
+    note: String,
+}
+
+/// Leaves that are hashed at a time.
+const BATCH: usize = WIDTH as usize;
+
+/// The log as it is computed anew.
+pub(crate) struct Walk {
+    size: u64,
+    /// Below this place nothing waits.
+    sealed_below: i64,
+    /// The first entry below it that has no leaf.
+    left_out: Option<(String, i64)>,
+    keys: Vec<Term>,
+    signed: Vec<Signed>,
+    /// How many of those were checked.
+    checked: usize,
+    /// Leaves whose predecessors have not come yet.
+    early: BTreeMap<u64, [u8; LENGTH]>,
+    /// Leaves that are next, and not in the tree yet.
+    next: Vec<[u8; LENGTH]>,
     tree: Frontier,
     /// Hashes of the level's tile that is being filled.
     levels: Vec<Vec<Hash>>,
@@ -77,32 +97,78 @@ fn fault(place: String, fault: impl Into<String>) -> LogFault {
 }
 
 impl Walk {
-    fn append(&mut self, leaf: Hash) -> Result<(), LogFault> {
-        let index = self.tree.size();
-        let at = (index % WIDTH) as usize * 32;
-        let kept = self.tiles.get(&(0, index / WIDTH)).and_then(|tile| tile.get(at..at + 32));
-        if kept.is_some_and(|kept| kept != leaf) {
+    /// The next entry of the trail is this leaf.
+    pub(crate) fn leaf(&mut self, index: u64, leaf: [u8; LENGTH]) -> Result<(), LogFault> {
+        let wanted = self.tree.size() + self.next.len() as u64;
+        if index != wanted {
+            self.early.insert(index, leaf);
+            return Ok(());
+        }
+        self.next.push(leaf);
+        while let Some(follows) =
+            self.early.first_entry().filter(|first| *first.key() == self.tree.size() + self.next.len() as u64)
+        {
+            self.next.push(follows.remove());
+        }
+        if self.next.len() >= BATCH { self.append() } else { Ok(()) }
+    }
+
+    /// The next entry of the trail has no leaf.
+    pub(crate) fn without_leaf(&mut self, place: i64, chain: &str, sequence_no: i64) {
+        if place < self.sealed_below && self.left_out.is_none() {
+            self.left_out = Some((chain.to_owned(), sequence_no));
+        }
+    }
+
+    /// Puts what is next into the tree, up to the end of each tile and to each checkpoint.
+    fn append(&mut self) -> Result<(), LogFault> {
+        let next = std::mem::take(&mut self.next);
+        let data: Vec<&[u8]> = next.iter().map(<[u8; LENGTH]>::as_slice).collect();
+        let hashes = leaf_hashes(&data);
+        let mut rest = hashes.as_slice();
+        while !rest.is_empty() {
+            let size = self.tree.size();
+            let signed = self.signed.get(self.checked).map_or(u64::MAX, |signed| signed.size);
+            let room = (WIDTH - size % WIDTH).min(signed.saturating_sub(size).max(1)).min(rest.len() as u64);
+            let (part, behind) = rest.split_at(room as usize);
+            rest = behind;
+            self.fill(part)?;
+            while self.signed.get(self.checked).is_some_and(|signed| signed.size <= self.tree.size()) {
+                self.check()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves of one tile.
+    fn fill(&mut self, leaves: &[Hash]) -> Result<(), LogFault> {
+        let first = self.tree.size();
+        let kept = self.tiles.get(&(0, first / WIDTH)).map_or(&[][..], Vec::as_slice);
+        let kept = kept.chunks_exact(32).skip((first % WIDTH) as usize);
+        if let Some(at) = leaves.iter().zip(kept).position(|(leaf, kept)| leaf != kept) {
             let why =
                 "its entry is not the one that was sealed: the entry's chain, number, hash or tenant was changed, or the tile";
-            return Err(fault(format!("leaf {index}"), why));
+            return Err(fault(format!("leaf {}", first + at as u64), why));
         }
-        self.tree.append(leaf);
-        let (mut level, mut hash) = (0, leaf);
-        loop {
-            if self.levels.len() == level {
-                self.levels.push(Vec::new());
-                self.full.push(0);
-            }
-            self.levels[level].push(hash);
-            if (self.levels[level].len() as u64) < WIDTH {
-                return Ok(());
-            }
+        self.tree.append_all(leaves.to_vec());
+        self.level(0).extend_from_slice(leaves);
+        let mut level = 0;
+        while self.level(level).len() as u64 == WIDTH {
             let hashes = std::mem::take(&mut self.levels[level]);
             self.compare(level as u32, self.full[level], &hashes)?;
             self.full[level] += 1;
-            hash = root_of(&hashes);
             level += 1;
+            self.level(level).push(root_of(&hashes));
         }
+        Ok(())
+    }
+
+    fn level(&mut self, level: usize) -> &mut Vec<Hash> {
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+            self.full.push(0);
+        }
+        &mut self.levels[level]
     }
 
     fn compare(&mut self, level: u32, index: u64, computed: &[Hash]) -> Result<(), LogFault> {
@@ -120,14 +186,37 @@ impl Walk {
         })
     }
 
-    fn finish(&mut self) -> Result<(), LogFault> {
+    /// The next checkpoint as it stands, and what it must be.
+    fn check(&mut self) -> Result<(), LogFault> {
+        let Signed { size, root, note } = &self.signed[self.checked];
+        let wrong = |why: String| Err(fault(format!("checkpoint of {size} leaves"), why));
+        if self.tree.size() != *size {
+            return wrong(format!("the tree has {} leaves: its end was cut off", self.tree.size()));
+        }
+        let computed = self.tree.root();
+        if computed.as_slice() != root {
+            return wrong("its root is not the tree's: something before its end was changed, taken out or put in".into());
+        }
+        match Checkpoint::verified(note, &in_force(&self.keys, *size)) {
+            Err(error) => return wrong(error.to_string()),
+            Ok((said, _)) if said.size != *size || said.root != computed => {
+                return wrong(format!("what was signed is a tree of {} leaves, or of another root", said.size));
+            }
+            Ok(_) => {}
+        }
+        self.checked += 1;
+        Ok(())
+    }
+
+    /// Everything is in the tree: its last tiles, and what there is beyond.
+    fn end(&mut self) -> Result<(), LogFault> {
         for (level, hashes) in std::mem::take(&mut self.levels).iter().enumerate().filter(|(_, hashes)| !hashes.is_empty()) {
             self.compare(level as u32, self.full[level], hashes)?;
         }
-        match self.tiles.keys().min() {
-            Some((level, index)) => Err(fault(format!("tile {level}/{index}"), "the tree has no such tile")),
-            None => Ok(()),
+        if let Some((level, index)) = self.tiles.keys().min() {
+            return Err(fault(format!("tile {level}/{index}"), "the tree has no such tile"));
         }
+        if self.checked < self.signed.len() { self.check() } else { Ok(()) }
     }
 }
 
@@ -144,96 +233,71 @@ fn in_force(keys: &[Term], size: u64) -> Vec<PublicKey> {
     keys.iter().filter(signs).filter_map(|term| term.key.public().ok()).collect()
 }
 
-/// A checkpoint as it stands, and what it must be.
-fn check(row: &Row, tree: &Frontier, keys: &[Term]) -> Result<Result<u64, LogFault>, Fault> {
-    let cells = Cells::new(row, "checkpoints", "size");
-    let (size, root, note): (i64, Vec<u8>, String) = (cells.get("size")?, cells.get("root")?, cells.get("note")?);
-    let place = || format!("checkpoint of {size} leaves");
-    if tree.size() != size as u64 {
-        return Ok(Err(fault(place(), format!("the tree has {} leaves: its end was cut off", tree.size()))));
-    }
-    if tree.root().as_slice() != root {
-        return Ok(Err(fault(place(), "its root is not the tree's: something before its end was changed, taken out or put in")));
-    }
-    match Checkpoint::verified(&note, &in_force(keys, size as u64)) {
-        Err(error) => Ok(Err(fault(place(), error.to_string()))),
-        Ok((signed, _)) if signed.size != size as u64 || signed.root != tree.root() => {
-            Ok(Err(fault(place(), format!("what was signed is a tree of {} leaves, or of another root", signed.size))))
-        }
-        Ok(_) => Ok(Ok(size as u64)),
-    }
-}
-
 impl Tx {
-    /// Recomputes the whole log. The outer error is the database's, the inner the log's.
-    pub async fn verify_log(&mut self) -> Result<Result<LogVerified, LogFault>, Fault> {
-        let keys = self.terms_of_log_keys().await?;
-        let state = self.log().await?;
-        let mut verified = LogVerified::default();
+    /// Begins to recompute the log.
+    pub(crate) async fn begin_log(&mut self) -> Result<Walk, Fault> {
         let mut tiles = HashMap::new();
         for row in &self.sql(&TILES).all().await? {
             let cells = Cells::new(row, "log_tiles", "tile_index");
             tiles.insert((cells.get::<i64>("level")? as u32, cells.get::<i64>("tile_index")? as u64), cells.get("hashes")?);
         }
-        let signed = self.sql(&SIGNED).all().await?;
-        let mut next = signed.iter().peekable();
-        let mut walk = Walk { tree: Frontier::default(), levels: Vec::new(), full: Vec::new(), tiles, compared: 0 };
-        let mut rows = self.sql(&LEAVES).stream();
-        while let Some(row) = rows.try_next().await? {
-            let cells = Cells::new(&row, "leaves", "leaf_index");
-            let index = cells.get::<i64>("leaf_index")? as u64;
-            let place = || format!("leaf {index}");
-            if index != walk.tree.size() {
-                return Ok(Err(fault(format!("leaf {}", walk.tree.size()), "it is missing")));
-            }
-            let Some(chain) = cells.get::<Option<String>>("chain")? else {
-                let at: i64 = cells.get("place")?;
-                return Ok(Err(fault(
-                    place(),
-                    format!("its entry, at place {at} of the trail, is gone: it was deleted after it was sealed"),
-                )));
-            };
-            let (hash, tenant): (String, String) = (cells.get("hash")?, cells.get("tenant_id")?);
-            let Some(leaf) = Leaf::of(&chain, cells.get::<i64>("sequence_no")? as u64, &hash, &tenant) else {
-                return Ok(Err(fault(place(), format!("the hash of its entry, `{hash}`, is no digest"))));
-            };
-            if let Err(wrong) = walk.append(leaf_hash(&leaf.bytes())) {
-                return Ok(Err(wrong));
-            }
-            while let Some(row) = next.next_if(|row| matches!(size_of(row), Ok(size) if size <= walk.tree.size())) {
-                if let Err(wrong) = check(row, &walk.tree, &keys)? {
-                    return Ok(Err(wrong));
-                }
-                verified.checkpoints += 1;
-            }
-        }
-        drop(rows);
-        if let Err(wrong) = walk.finish() {
+        let state = self.sql(&SIZE).first().await?;
+        let state = Cells::new(&state, "log", "size");
+        let signed = |row: &Row| {
+            let cells = Cells::new(row, "checkpoints", "size");
+            Ok(Signed { size: cells.get::<i64>("size")? as u64, root: cells.get("root")?, note: cells.get("note")? })
+        };
+        let signed = self.sql(&SIGNED).all().await?.iter().map(signed).collect::<Result<_, Fault>>()?;
+        Ok(Walk {
+            size: state.get::<i64>("size")? as u64,
+            sealed_below: state.get("sealed_below")?,
+            left_out: None,
+            keys: self.terms_of_log_keys().await?,
+            signed,
+            checked: 0,
+            early: BTreeMap::new(),
+            next: Vec::new(),
+            tree: Frontier::default(),
+            levels: Vec::new(),
+            full: Vec::new(),
+            tiles,
+            compared: 0,
+        })
+    }
+
+    /// Every entry was seen: what is left of the log. The outer error is the database's, the inner the log's.
+    pub(crate) async fn finish_log(&mut self, mut walk: Walk) -> Result<Result<LogVerified, LogFault>, Fault> {
+        if let Err(wrong) = walk.append() {
             return Ok(Err(wrong));
         }
-        if let Some(row) = next.next()
-            && let Err(wrong) = check(row, &walk.tree, &keys)?
-        {
+        let size = walk.tree.size();
+        if let Some(row) = self.sql(&BEHIND).bind(size as i64).optional().await? {
+            let cells = Cells::new(&row, "leaves", "leaf_index");
+            let why = match cells.get::<i64>("leaf_index")? as u64 == size {
+                true => format!(
+                    "its entry, at place {} of the trail, is gone: it was deleted after it was sealed",
+                    cells.get::<i64>("place")?
+                ),
+                false => "it is missing".into(),
+            };
+            return Ok(Err(fault(format!("leaf {size}"), why)));
+        }
+        if let Err(wrong) = walk.end() {
             return Ok(Err(wrong));
         }
         if let Err(wrong) = self.verify_log_keys().await? {
             return Ok(Err(wrong));
         }
-        let last = signed.last().map_or(Ok(0), size_of)?;
-        if (state.size, last) != (walk.tree.size(), walk.tree.size()) {
-            let said =
-                format!("the log counts {} leaves, its last checkpoint {last}, and there are {}", state.size, walk.tree.size());
+        let last = walk.signed.last().map_or(0, |signed| signed.size);
+        if (walk.size, last) != (size, size) {
+            let said = format!("the log counts {} leaves, its last checkpoint {last}, and there are {size}", walk.size);
             return Ok(Err(fault("size".into(), said)));
         }
-        if let Some(row) = self.sql(&LEFT_OUT).optional().await? {
-            let cells = Cells::new(&row, "trail", "chain");
-            let (chain, number): (String, i64) = (cells.get("chain")?, cells.get("sequence_no")?);
+        if let Some((chain, number)) = walk.left_out {
             return Ok(Err(fault(format!("{chain}, entry {number}"), "it was left out of the log")));
         }
-        verified.leaves = walk.tree.size();
-        verified.tiles = walk.compared;
-        verified.waiting = self.waiting_to_be_sealed().await?.map_or(0, |waiting| waiting.entries);
-        Ok(Ok(verified))
+        let waiting = self.waiting_to_be_sealed().await?.map_or(0, |waiting| waiting.entries);
+        Ok(Ok(LogVerified { leaves: size, tiles: walk.compared, checkpoints: walk.checked as u64, waiting }))
     }
 }
 
@@ -282,8 +346,4 @@ impl Tx {
             Some(key) => Err(fault(format!("key {}", key.vkey), "it is not what is on record of the log's keys")),
         })
     }
-}
-
-fn size_of(row: &Row) -> Result<u64, Fault> {
-    Ok(Cells::new(row, "checkpoints", "size").get::<i64>("size")? as u64)
 }

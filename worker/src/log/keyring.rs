@@ -45,10 +45,14 @@ impl LogKeyring {
             (Some(reference), _) => keys.push(read(reference)?),
             (None, Some(path)) => {
                 if is_new && !path.exists() {
-                    create(path, &self.name, entropy).map_err(|error| KeyFault {
-                        reference: format!("file:{}", path.display()),
-                        why: format!("make it: {error}"),
-                    })?;
+                    match create(path, &self.name, entropy) {
+                        // Another process was faster.
+                        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                        made => drop(made.map_err(|error| KeyFault {
+                            reference: format!("file:{}", path.display()),
+                            why: format!("make it: {error}"),
+                        })?),
+                    }
                 }
                 let key = read(&KeyReference::File(path.clone()))?;
                 if is_new && key.public().name != self.name {
@@ -89,9 +93,12 @@ pub(crate) fn create(path: &Path, name: &str, entropy: &dyn Entropy) -> std::io:
     entropy.fill(seed.as_mut());
     let invalid = |error: NoteFault| std::io::Error::new(std::io::ErrorKind::InvalidInput, error.to_string());
     let text = Zeroizing::new(SigningKey::write(name, &seed).map_err(invalid)? + "\n");
-    // Written whole under another name first: a key that is cut off would be one that nobody can use.
-    let beside = path.with_added_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    // Written whole under another name first, which is nobody else's and was never anybody else's to read: a key that is cut off would be
+    // one that nobody can use.
+    let mut own = [0; 8];
+    entropy.fill(&mut own);
+    let beside = path.with_added_extension(format!("{}.new", hex::encode(own)));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     let linked = std::fs::hard_link(&beside, path);

@@ -1,6 +1,6 @@
 //! The audit trail, to read, to verify and to take away.
 
-use lethe_ledger::{EventType, TrailFilter, Tx};
+use lethe_ledger::{EventType, LedgerFault, TrailFilter, Tx};
 use lethe_verify::note::{Checkpoint, Note};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -62,20 +62,25 @@ pub(super) async fn verify(_app: &App, tx: &mut Tx, call: &Call, prepared: Json)
         Some(plane) => Some(format!("plane:{}", lookup::plane(tx, call, plane).await?.plane.id)),
         None => None,
     };
-    let mut answer = match tx.verify_trail(chain.as_deref()).await? {
-        Ok(verified) => json!(verified),
-        Err(fault) => return Ok(json!({"audit": "broken", "fault": fault, "message": fault.to_string()})),
-    };
     let broken = |place: &str, fault: &str| {
         let message = format!("log, {place}: {fault}");
         Ok(json!({"audit": "broken", "fault": {"place": place, "fault": fault}, "message": message}))
     };
-    if chain.is_none() {
-        match tx.verify_log().await? {
-            Ok(verified) => answer["log"] = json!(verified),
-            Err(fault) => return broken(&fault.place, &fault.fault),
+    let verified = match &chain {
+        Some(chain) => tx.verify_trail(Some(chain)).await?.map(|trail| json!(trail)).map_err(LedgerFault::Trail),
+        None => tx.verify_all().await?.map(|(trail, log)| {
+            let mut verified = json!(trail);
+            verified["log"] = json!(log);
+            verified
+        }),
+    };
+    let mut answer = match verified {
+        Ok(verified) => verified,
+        Err(LedgerFault::Log(fault)) => return broken(&fault.place, &fault.fault),
+        Err(LedgerFault::Trail(fault)) => {
+            return Ok(json!({"audit": "broken", "fault": fault, "message": fault.to_string()}));
         }
-    }
+    };
     if let Some(note) = &args.checkpoint {
         let size = Note::read(note).and_then(|note| Checkpoint::read(&note.text)).map_or(0, |kept| kept.size);
         let keys = tx.log_keys_in_force(size).await?;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use lethe_ledger::{ApprovalStatus, Chain, Entry, EventType, Ledger, OpenOptions, Tx};
+use lethe_ledger::{ApprovalStatus, Chain, Entry, EventType, Ledger, LedgerFault, OpenOptions, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -18,21 +18,21 @@ pub(super) async fn marks(app: &App, _call: &Call) -> Outcome {
 /// SQLite's own checks, the whole trail, the clock and the marks.
 pub(super) async fn check(app: &App, tx: &mut Tx, _call: &Call, prepared: Json) -> Outcome {
     let file = tx.integrity().await?;
-    let trail = tx.verify_trail(None).await?;
-    let log = tx.verify_log().await?;
+    let verified = tx.verify_all().await?;
     let kept = if app.ledger.path().is_some() { "ok" } else { "kept by the server" };
     let witness = tx.witness().await?;
-    let sound = file.is_empty()
-        && trail.is_ok()
-        && log.is_ok()
-        && witness.behind_since.is_none()
-        && witness.clock_suspect_since.is_none();
+    // The first thing that is wrong ends it.
+    let (trail, log) = match &verified {
+        Ok((trail, log)) => (json!(trail), json!(log)),
+        Err(LedgerFault::Trail(fault)) => (json!({"fault": fault.to_string()}), Json::Null),
+        Err(LedgerFault::Log(fault)) => (Json::Null, json!({"fault": fault.to_string()})),
+    };
+    let sound = file.is_empty() && verified.is_ok() && witness.behind_since.is_none() && witness.clock_suspect_since.is_none();
     Ok(json!({
         "ledger": if sound { "sound" } else { "suspect" },
         "file": if file.is_empty() { json!(kept) } else { json!(file) },
-        "audit": if trail.is_ok() { "verified" } else { "broken" },
-        "trail": match trail { Ok(verified) => json!(verified), Err(fault) => json!({"fault": fault.to_string()}) },
-        "log": match log { Ok(verified) => json!(verified), Err(fault) => json!({"fault": fault.to_string()}) },
+        "audit": if verified.is_ok() { "verified" } else { "broken" },
+        "trail": trail, "log": log,
         "era": witness.era, "behind_since": witness.behind_since, "clock_suspect_since": witness.clock_suspect_since,
         "may_destroy": prepared["may_destroy"] == true && witness.clock_suspect_since.is_none(),
     }))
