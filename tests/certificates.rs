@@ -30,7 +30,7 @@ struct LogOutside(TempDir);
 impl LogOutside {
     fn new() -> Self {
         let outside = Self(tempfile::tempdir().expect("a folder"));
-        write_private(&outside.0.path().join("key"), &SigningKey::write(NAME, &[7; 32]).expect("a key"));
+        write_private(&outside.0.path().join("key"), SigningKey::write(NAME, &[7; 32]).expect("a key").as_bytes());
         outside
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::support::{
     disk::{Deaf, kind},
-    power::{Plot, cut, tell},
+    power::{Plot, cut, cut_at, tell},
 };
 
 const PLOT: Plot = Plot { ground: "contract_end", journal_mode: "DELETE", kill: None };
@@ -43,6 +43,12 @@ async fn what_a_killed_worker_left_unsynchronised_is_not_taken_for_safe() {
     ] {
         survives(Plot { kill: Some(kill), ..PLOT }, 40, 1).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_log_that_was_half_made_keeps_nothing_from_being_purged() {
+    let cuts = cut_at(&tell(PLOT).await, ".log-key").await;
+    assert!(cuts >= 4, "the key is made, written, synchronised and given its name: {cuts}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ impl Log {
     /// Makes a key that follows from a number.
     pub fn make(&self, name: &str, seed: u8) -> PublicKey {
         let text = SigningKey::write(NAME, &[seed; 32]).expect("a key");
-        write_private(&self.path(name), &text);
+        write_private(&self.path(name), text.as_bytes());
         SigningKey::read(&text).expect("a key").public()
     }
 

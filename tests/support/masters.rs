@@ -48,7 +48,7 @@ impl Masters {
 }
 
 /// Writes what only its owner may read.
-pub fn write_private(path: &Path, text: impl AsRef<[u8]>) {
+pub fn write_private(path: &Path, text: &[u8]) {
     std::fs::write(path, text).expect("write");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("set the mode");
 }

@@ -3,8 +3,8 @@
 use std::{
     fmt::Write,
     path::{Path, PathBuf},
-    process::Output,
-    sync::Arc,
+    process::{Command, Output},
+    sync::{Arc, LazyLock},
 };
 
 use lethe_stages::manifest::Manifest;
@@ -21,7 +21,8 @@ use super::{
 };
 
 const PLANE: &str = "acme/handbook";
-const CONFIG: &str = "[archive]\npart_rows_max = 10\n[queue]\nbackoff_first = \"0s\"\n";
+/// The log is kept so often that the power goes in the middle of that too.
+const CONFIG: &str = "[archive]\npart_rows_max = 10\n[queue]\nbackoff_first = \"0s\"\n[log]\nevery = \"10ms\"\n";
 const ROWS: usize = 25;
 
 /// How an offboarding goes.
@@ -153,10 +154,14 @@ impl Recorder {
     }
 }
 
-/// A folder to look at a disk in, in memory where there is such a place: what is looked at need not outlive it.
+/// A folder to look at a disk in, in memory where there is a place for it: what is looked at need not outlive it.
 fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder")
+    static ROOMY: LazyLock<bool> = LazyLock::new(|| {
+        let free = Command::new("df").args(["--output=avail", "--block-size=1M", "/dev/shm"]).output();
+        let free = free.map(|said| String::from_utf8_lossy(&said.stdout).lines().last().map(|last| last.trim().to_owned()));
+        free.ok().flatten().and_then(|free| free.parse::<u64>().ok()).is_some_and(|free| free >= 1024)
+    });
+    if *ROOMY { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() }.expect("a folder")
 }
 
 async fn trail(ledger: &Path) -> Trail {
@@ -384,6 +389,22 @@ pub async fn cut(told: &Arc<Told>, looks: usize, endings: usize, seed: u64, deaf
         println!("{:?}: the power goes after change {moment} of {}, {fate:?}, seed {seed}", told.plot, told.changes.len());
         told.finish(&image).await;
         cuts.endings += 1;
+    }
+    cuts
+}
+
+/// Cuts the power at every change to a file whose name holds `text`, each time with another fate, and tells the story to its end.
+/// Answers how often.
+pub async fn cut_at(told: &Told, text: &str) -> usize {
+    let (mut disk, mut random, mut cuts) = (told.before.clone(), Random(1), 0);
+    for (number, change) in told.changes.iter().enumerate() {
+        disk.apply(change);
+        if change.path.to_string_lossy().contains(text) {
+            let fate = Fate::ALL[cuts % Fate::ALL.len()];
+            println!("the power goes after change {number}, {fate:?}\n{}", told.around(number + 1));
+            told.finish(&disk.after_power_cut(fate, &mut random)).await;
+            cuts += 1;
+        }
     }
     cuts
 }

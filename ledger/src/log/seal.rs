@@ -57,8 +57,8 @@ macro_rules! waiting {
         concat!(
             "SELECT ",
             $columns,
-            " FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l)
-              AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place) ORDER BY t.place LIMIT ",
+            " FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l) AND NOT EXISTS (SELECT 1 FROM leaves f
+                WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l)) ORDER BY t.place LIMIT ",
             $limit
         )
     };
