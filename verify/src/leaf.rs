@@ -67,7 +67,7 @@ pub fn digest(text: &str) -> Option<Hash> {
     let mut hash = [0; 32];
     hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut hash).ok()?;
     // One way to write it.
-    (written(&hash) == text).then_some(hash)
+    (digits(&hash) == text.as_bytes()).then_some(hash)
 }
 
 /// The hash of an entry in its chain: over the text of the hash before it and the entry's body.

@@ -282,6 +282,9 @@ impl Tx {
             };
             return Ok(Err(fault(format!("leaf {size}"), why)));
         }
+        if let Some((index, _)) = walk.early.first_key_value() {
+            return Ok(Err(fault(format!("leaf {}", *index as i64), "no log has a leaf of this number")));
+        }
         if let Err(wrong) = walk.end() {
             return Ok(Err(wrong));
         }
