@@ -220,9 +220,9 @@ static UNSEALED: Sql = Sql::new(
     "count what has no leaf yet",
     [
         "SELECT count(*) AS entries FROM (SELECT 1 FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l)
-            AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place) AND ($1 IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting",
+            AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l)) AND ($1 IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting",
         "SELECT count(*) AS entries FROM (SELECT 1 FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l)
-            AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place) AND ($1::text IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting",
+            AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l)) AND ($1::text IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting",
     ],
 );
 
