@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     db::Tx,
     fault::Fault,
+    log::unsealed,
     personal::Opener,
     rows::Cells,
     sql::{Sql, Value},
@@ -219,10 +220,16 @@ static LAST: Sql = Sql::new(
 static UNSEALED: Sql = Sql::new(
     "count what has no leaf yet",
     [
-        "SELECT count(*) AS entries FROM (SELECT 1 FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l)
-            AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l)) AND ($1 IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting",
-        "SELECT count(*) AS entries FROM (SELECT 1 FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l)
-            AND NOT EXISTS (SELECT 1 FROM leaves f WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l)) AND ($1::text IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting",
+        concat!(
+            "SELECT count(*) AS entries FROM (SELECT 1 FROM ",
+            unsealed!(),
+            " AND ($1 IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting"
+        ),
+        concat!(
+            "SELECT count(*) AS entries FROM (SELECT 1 FROM ",
+            unsealed!(),
+            " AND ($1::text IS NULL OR t.tenant_id = $1) LIMIT 1000) AS waiting"
+        ),
     ],
 );
 

@@ -232,7 +232,7 @@ impl Walk {
             })?);
         }
         let leaves: Vec<&[u8]> = leaves.iter().map(<[u8; LENGTH]>::as_slice).collect();
-        self.tree.append_all(leaf_hashes(&leaves));
+        self.tree.append_all(&leaf_hashes(&leaves));
         Ok(())
     }
 

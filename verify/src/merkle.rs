@@ -78,7 +78,7 @@ pub fn empty_root() -> Hash {
 /// The hash of a tree over these leaves or subtrees of one size.
 pub fn root_of(hashes: &[Hash]) -> Hash {
     let mut tree = Frontier::default();
-    tree.append_all(hashes.to_vec());
+    tree.append_all(hashes);
     tree.root()
 }
 
@@ -274,9 +274,9 @@ impl Frontier {
     }
 
     /// Appends many leaves by their hashes, in the perfect trees that they make up.
-    pub fn append_all(&mut self, leaves: Vec<Hash>) {
+    pub fn append_all(&mut self, leaves: &[Hash]) {
         let range = Range { start: self.size, end: self.size + leaves.len() as u64 };
-        let mut rest = leaves.as_slice();
+        let mut rest = leaves;
         for level in range.aligned() {
             let (part, behind) = rest.split_at(1 << level);
             rest = behind;
@@ -329,7 +329,7 @@ mod tests {
         for (first, more) in [(0, 300), (1, 299), (3, 5), (7, 1), (8, 256), (255, 2), (5, 0)] {
             let mut tree = Frontier::default();
             alone[..first].iter().for_each(|leaf| tree.append(*leaf));
-            tree.append_all(alone[first..first + more].to_vec());
+            tree.append_all(&alone[first..first + more]);
             assert_eq!((tree.size(), tree.root()), ((first + more) as u64, mth(&alone[..first + more])), "{first} and {more}");
         }
     }

@@ -33,7 +33,7 @@ pub(crate) static ALL: &[&[&crate::sql::Sql]] =
     &[STATEMENTS, seal::STATEMENTS, tree::STATEMENTS, published::STATEMENTS, verify::STATEMENTS];
 #[cfg(feature = "testing")]
 pub(crate) use self::seal::BATCHES;
-pub(crate) use self::verify::Walk as Recomputed;
+pub(crate) use self::{seal::unsealed, verify::Walk as Recomputed};
 
 /// Where the log stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

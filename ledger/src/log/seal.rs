@@ -52,15 +52,18 @@ pub struct Waiting {
     pub oldest_at: DateTime<Utc>,
 }
 
+/// Entries `t` without a leaf. Both sides begin at the place below which all are known: bounded on one side only, a join reads every leaf.
+macro_rules! unsealed {
+    () => {
+        "trail t WHERE t.place >= (SELECT l.sealed_below FROM log l) AND NOT EXISTS (SELECT 1 FROM leaves f
+            WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l))"
+    };
+}
+pub(crate) use unsealed;
+
 macro_rules! waiting {
     ($columns:literal, $limit:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM trail t WHERE t.place >= (SELECT l.sealed_below FROM log l) AND NOT EXISTS (SELECT 1 FROM leaves f
-                WHERE f.place = t.place AND f.place >= (SELECT l.sealed_below FROM log l)) ORDER BY t.place LIMIT ",
-            $limit
-        )
+        concat!("SELECT ", $columns, " FROM ", unsealed!(), " ORDER BY t.place LIMIT ", $limit)
     };
 }
 

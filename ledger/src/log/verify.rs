@@ -150,7 +150,7 @@ impl Walk {
                 "its entry is not the one that was sealed: the entry's chain, number, hash or tenant was changed, or the tile";
             return Err(fault(format!("leaf {}", first + at as u64), why));
         }
-        self.tree.append_all(leaves.to_vec());
+        self.tree.append_all(leaves);
         self.level(0).extend_from_slice(leaves);
         let mut level = 0;
         while self.level(level).len() as u64 == WIDTH {

@@ -1,7 +1,8 @@
 //! The log's keys: where they are, and the one that a ledger in a file gets by itself.
 //!
 //! The rule: a private key is read when it is needed and held no longer than the sealing; it stands in no configuration, ledger or message.
-//! Only the very first key of a new ledger is made here. If we die in making it, it is not there, or whole.
+//! Only the very first key of a new ledger is made here. If we die in making it, it is not there, or whole; beside it a file may be left
+//! whose key signs nothing.
 
 use std::{
     io::Write,
@@ -44,15 +45,14 @@ impl LogKeyring {
         match (&self.current, &self.default) {
             (Some(reference), _) => keys.push(read(reference)?),
             (None, Some(path)) => {
-                if is_new && !path.exists() {
-                    match create(path, &self.name, entropy) {
-                        // Another process was faster.
-                        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                        made => drop(made.map_err(|error| KeyFault {
-                            reference: format!("file:{}", path.display()),
-                            why: format!("make it: {error}"),
-                        })?),
-                    }
+                // If it is there already after all, another process was faster.
+                if is_new
+                    && !path.exists()
+                    && let Err(error) = create(path, &self.name, entropy)
+                    && error.kind() != std::io::ErrorKind::AlreadyExists
+                {
+                    let reference = format!("file:{}", path.display());
+                    return Err(KeyFault { reference, why: format!("make it: {error}") });
                 }
                 let key = read(&KeyReference::File(path.clone()))?;
                 if is_new && key.public().name != self.name {
