@@ -211,13 +211,14 @@ static RAISE: Many = Many {
     types: &["uuid", "bigint"],
 };
 
+// `|| ''`: else it answers the condition of an index of all that wait, and PostgreSQL may walk that for each run.
 static LEASE: Many = Many {
     doing: "lease a run",
     table: "stage_runs",
     before: "WITH claim (run_id, epoch, owner, until, at) AS (",
     after: ") UPDATE stage_runs AS r SET status = 'running', due_at = NULL, blocked = NULL, progress = NULL, epoch = claim.epoch,
             lease_owner = claim.owner, lease_until = claim.until, started_at = coalesce(started_at, claim.at)
-        FROM claim WHERE r.id = claim.run_id AND r.status = 'queued'",
+        FROM claim WHERE r.id = claim.run_id AND r.status || '' = 'queued'",
     types: &["uuid", "bigint", "text", "timestamptz", "timestamptz"],
 };
 
