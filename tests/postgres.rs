@@ -20,6 +20,7 @@ use crate::support::{
     cut::Wire,
     invariants,
     ledger::{TestDatabase, TestLedger},
+    log::Log,
     request,
 };
 
@@ -79,6 +80,42 @@ async fn workers_that_claim_at_the_same_time_never_get_the_same_run() {
     assert_eq!(world.number("SELECT count(*) FROM trail WHERE event_type = 'STAGE_STARTED'").await, 24);
     assert_eq!(world.number("SELECT count(*) FROM planes WHERE epoch > 1").await, 0);
     invariants::check(&world).await;
+}
+
+/// Answers of so many runs and the runs that follow them are one statement; what stands in the ledger then is compared with what was meant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_large_batch_is_as_if_each_of_it_were_written_alone() {
+    let log = Log::new();
+    let world = World::with(&log.config("first", &[])).await;
+    let planes = due_planes(&world, 80).await.len();
+    let manager = &world.app.manager;
+    let mut steps = Vec::new();
+    for _ in 0..2 {
+        let (mut claimed, _) = manager.claim(planes + 1, WORKER, None).await.expect("claim");
+        while !claimed.is_empty() {
+            steps.push((claimed[0].case.run.step.as_str(), claimed.len()));
+            let mut finished = Vec::new();
+            for run in &claimed {
+                finished.push(manager.perform(run).await);
+            }
+            let turn = manager.turn(&finished, planes, WORKER, None).await.expect("record and claim");
+            assert!(turn.recorded.iter().all(|result| *result == RecordResult::Recorded), "{:?}", turn.recorded);
+            claimed = turn.claimed;
+        }
+        // The end of their grace.
+        world.clock.advance(TimeDelta::days(7));
+    }
+    assert_eq!(steps, ["deregister", "verify", "deactivate", "export", "evict"].map(|step| (step, planes)));
+    let of_each =
+        "SELECT count(*) FROM (SELECT plane_id FROM stage_runs GROUP BY plane_id HAVING string_agg(step || ' ' || status, ', '
+        ORDER BY place) LIKE 'deregister succeeded, % evict succeeded, purge %') AS planes";
+    assert_eq!(world.number(of_each).await, planes as i64);
+    invariants::check(&world).await;
+    let sealed = manager.seal().await.expect("seal").sealed as i64;
+    assert_eq!(world.number("SELECT count(*) FROM leaves").await, sealed);
+    assert_eq!(world.number("SELECT count(*) FROM trail").await, sealed);
+    let answer = world.call("user:auditor", "governance.audit.verify", json!({})).await;
+    assert_eq!(answer["audit"], "verified", "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -154,6 +191,7 @@ async fn the_program_cannot_change_the_trail_and_its_owner_is_stopped_by_trigger
         "TRUNCATE trail CASCADE",
         "UPDATE trail_values SET sealed = sealed || sealed",
         "DELETE FROM trail_values",
+        "INSERT INTO trail_values SELECT gen_random_uuid(), field, key_id, sealed, tag FROM trail_values LIMIT 1",
         "UPDATE personal_keys SET key = sha256(key)",
         "DELETE FROM personal_keys",
         "UPDATE chains SET head = 'h'",
@@ -175,6 +213,7 @@ async fn the_program_cannot_change_the_trail_and_its_owner_is_stopped_by_trigger
             "never given back",
             "duplicate key",
             "goes with its key",
+            "belongs to an entry",
             "a key is kept",
         ];
         assert!(expected.iter().any(|words| said.contains(words)), "{statement}: {said}");

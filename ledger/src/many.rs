@@ -170,26 +170,32 @@ impl Tx {
 }
 
 async fn run_on_postgres(tx: &mut Transaction<'static, Postgres>, prepared: bool, script: Script) -> Result<(), Fault> {
-    let mut parts: Vec<Part> = Vec::new();
+    let mut whole: Vec<Part> = Vec::new();
     for piece in script.0 {
         // What was cut up for SQLite is one again.
-        match parts.last_mut().filter(|last| std::ptr::eq(last.many, piece.many)) {
+        match whole.last_mut().filter(|last| std::ptr::eq(last.many, piece.many)) {
             Some(last) => last.add(piece),
-            None => {
-                let seen = |part: &Part| part.many.table == piece.many.table;
-                if parts.iter().any(seen) {
-                    run_parts(tx, prepared, std::mem::take(&mut parts)).await?;
-                }
-                parts.push(Part::of(piece));
-            }
+            None => whole.push(Part::of(piece)),
         }
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    for mut part in whole {
+        part.behind = parts.iter().rposition(|before| before.many.table == part.many.table);
+        if part.behind.is_some() && !part.many.inserts() {
+            run_parts(tx, prepared, std::mem::take(&mut parts)).await?;
+            part.behind = None;
+        }
+        parts.push(part);
     }
     run_parts(tx, prepared, parts).await
 }
 
-/// A statement's part in a larger one. Each sees the tables as they were before all of them, so no two may write the same.
+/// A statement's part in a larger one. Each sees the tables as they were before all of them, so no two may write the same rows.
 struct Part {
     many: &'static Many,
+    /// The part before it that writes the same table. New rows come when that one is through: a row that it settles may have to make
+    /// place for one of them.
+    behind: Option<usize>,
     rows: usize,
     columns: Vec<Column>,
 }
@@ -197,7 +203,7 @@ struct Part {
 impl Part {
     fn of(piece: Piece) -> Self {
         let columns = piece.many.types.iter().map(|name| Column::of(name)).collect();
-        let mut part = Self { many: piece.many, rows: 0, columns };
+        let mut part = Self { many: piece.many, behind: None, rows: 0, columns };
         part.add(piece);
         part
     }
@@ -213,7 +219,7 @@ async fn run_parts(tx: &mut Transaction<'static, Postgres>, prepared: bool, part
     let Some(first) = parts.first() else { return Ok(()) };
     let doing = if parts.len() == 1 { first.many.doing } else { "write a batch" };
     let wanted: Vec<(&'static str, u64)> = parts.iter().map(|part| (part.many.doing, part.rows as u64)).collect();
-    let text = together(parts.iter().map(|part| part.many));
+    let text = together(parts.iter().map(|part| (part.many, part.behind)));
     let mut arguments = PgArguments::default();
     parts.into_iter().flat_map(|part| part.columns).for_each(|column| column.add(&mut arguments));
     let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(prepared);
@@ -228,10 +234,10 @@ async fn run_parts(tx: &mut Transaction<'static, Postgres>, prepared: bool, part
 }
 
 /// One statement that answers how many rows each of these has changed.
-fn together<'m>(parts: impl Iterator<Item = &'m Many>) -> String {
+fn together<'m>(parts: impl Iterator<Item = (&'m Many, Option<usize>)>) -> String {
     let (mut texts, mut counts, mut first) = (Vec::new(), Vec::new(), 1);
-    for (number, many) in parts.enumerate() {
-        texts.push(format!("part_{number} AS ({} RETURNING 1)", many.postgres(first)));
+    for (number, (many, behind)) in parts.enumerate() {
+        texts.push(format!("part_{number} AS ({} RETURNING 1)", many.postgres(first, behind)));
         counts.push(format!("(SELECT count(*) FROM part_{number})"));
         first += many.types.len();
     }
@@ -287,10 +293,17 @@ impl Many {
         format!("{} VALUES {} {}", self.before, vec![row; rows].join(", "), self.after)
     }
 
-    /// With its places from the `first` on.
-    pub(crate) fn postgres(&self, first: usize) -> String {
+    /// With its places from the `first` on; begun when another part of its statement is through, if one is named: a question to a part is
+    /// answered when it has written all.
+    pub(crate) fn postgres(&self, first: usize, behind: Option<usize>) -> String {
         let columns: Vec<String> = (first..).zip(self.types).map(|(place, name)| format!("${place}::{name}[]")).collect();
-        format!("{} SELECT * FROM unnest({}) {}", self.before, columns.join(", "), self.after)
+        let behind = behind.map(|part| format!("WHERE (SELECT count(*) FROM part_{part}) >= 0 ")).unwrap_or_default();
+        format!("{} SELECT * FROM unnest({}) {behind}{}", self.before, columns.join(", "), self.after)
+    }
+
+    /// Whether its rows are new ones.
+    fn inserts(&self) -> bool {
+        self.before.starts_with("INSERT")
     }
 }
 
@@ -324,13 +337,16 @@ mod tests {
     fn the_text_lists_a_group_of_places_per_row_or_an_array_per_column() {
         let many = Many { doing: "", table: "t", before: "INSERT INTO t", after: "", types: &["uuid", "text"] };
         assert_eq!(many.sqlite(2), "INSERT INTO t VALUES (?, ?), (?, ?) ");
-        assert_eq!(many.postgres(1), "INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[]) ");
+        assert_eq!(many.postgres(1, None), "INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[]) ");
         let other = Many { table: "s", before: "INSERT INTO s", ..many };
         assert_eq!(
-            together([&many, &other].into_iter()),
+            together([(&many, None), (&other, None)].into_iter()),
             "WITH part_0 AS (INSERT INTO t SELECT * FROM unnest($1::uuid[], $2::text[])  RETURNING 1), \
              part_1 AS (INSERT INTO s SELECT * FROM unnest($3::uuid[], $4::text[])  RETURNING 1) \
              SELECT (SELECT count(*) FROM part_0), (SELECT count(*) FROM part_1)"
         );
+        assert!(together([(&other, None), (&many, Some(0))].into_iter()).contains(
+            "part_1 AS (INSERT INTO t SELECT * FROM unnest($3::uuid[], $4::text[]) WHERE (SELECT count(*) FROM part_0) >= 0  RETURNING 1)"
+        ));
     }
 }

@@ -60,7 +60,7 @@ impl Tx {
             texts.push((sql.doing, if on_sqlite { sql.sqlite.into() } else { sql.postgres.into() }));
         }
         for many in BATCHES.iter().copied().flatten() {
-            texts.push((many.doing, if on_sqlite { many.sqlite(2) } else { many.postgres(1) }));
+            texts.push((many.doing, if on_sqlite { many.sqlite(2) } else { many.postgres(1, None) }));
         }
         let number = texts.len();
         let mut wrong = Vec::new();
