@@ -19,6 +19,10 @@ const PROMISES: &[(&str, &str)] = &[
         "SELECT count(*) FROM trail_values v WHERE NOT EXISTS (SELECT 1 FROM personal_keys k WHERE k.id = v.key_id AND k.destroyed_at IS NULL)",
     ),
     (
+        "a sealed value belongs to an entry",
+        "SELECT count(*) FROM trail_values v WHERE NOT EXISTS (SELECT 1 FROM trail t WHERE t.event_id = v.event_id)",
+    ),
+    (
         "a purged plane has a manifest and an approval that somebody else gave and that was used",
         "SELECT count(*) FROM planes p WHERE p.state = 'PURGED' AND NOT EXISTS (SELECT 1 FROM offboardings o
          JOIN archives a ON a.offboarding_id = o.id JOIN approvals y ON y.offboarding_id = o.id AND y.plan_digest = o.plan_digest
