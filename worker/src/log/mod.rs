@@ -11,7 +11,10 @@
 mod keyring;
 mod publish;
 
-use std::sync::atomic::AtomicBool;
+use std::{
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
 
 use chrono::TimeDelta;
 use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Ledger, LogKey, LogState, Sealed, Tx, Waiting};
@@ -34,6 +37,8 @@ const PATIENCE: TimeDelta = TimeDelta::seconds(10);
 const NOBODY: &str = "no process that has the log's key seals it, and this one has none (log.key)";
 /// Entries of one transaction. On SQLite nobody else writes meanwhile.
 const ENTRIES_MAX: [usize; 2] = [2_000, 10_000];
+/// Where half of them waited, many more have come meanwhile: they are sealed at once, but for no longer than this before the rest is published.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Where the log's keys are and where it is published.
 pub struct LogPlace {
@@ -176,13 +181,14 @@ impl KnowledgeLifecycleManager {
             }
         };
         let mut report = LogReport::default();
+        let began = Instant::now();
+        let at_once = ENTRIES_MAX[usize::from(self.ledger.path().is_none())];
         loop {
-            let at_once = ENTRIES_MAX[usize::from(self.ledger.path().is_none())];
             let sealed = self.ledger.transact(async |tx: &mut Tx| self.seal_in(tx, &keys, at_once).await).await?.into_inner();
             reached(CrashPoint::LogSealed);
             let Some(Sealed::Entries { entries, more, .. }) = sealed else { return Ok(report) };
             report.sealed += entries;
-            if !more {
+            if !more && ((entries as usize) < at_once / 2 || began.elapsed() >= BUSY) {
                 return Ok(report);
             }
         }

@@ -219,8 +219,10 @@ async fn probe(_tick: Tick, shared: Data<Arc<Shared>>) {
 async fn keep_log(shared: Arc<Shared>) {
     let every = shared.app.config.log.every.0.to_std().unwrap_or(Duration::from_secs(1)).max(Duration::from_millis(10));
     loop {
+        // From one beginning to the next: what is written meanwhile does not wait for the time that this look takes.
+        let next = tokio::time::Instant::now() + every;
         log_once(&shared).await;
-        tokio::time::sleep(every).await;
+        tokio::time::sleep_until(next).await;
     }
 }
 
