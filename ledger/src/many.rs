@@ -170,22 +170,20 @@ impl Tx {
 }
 
 async fn run_on_postgres(tx: &mut Transaction<'static, Postgres>, prepared: bool, script: Script) -> Result<(), Fault> {
-    let mut whole: Vec<Part> = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     for piece in script.0 {
         // What was cut up for SQLite is one again.
-        match whole.last_mut().filter(|last| std::ptr::eq(last.many, piece.many)) {
+        match parts.last_mut().filter(|last| std::ptr::eq(last.many, piece.many)) {
             Some(last) => last.add(piece),
-            None => whole.push(Part::of(piece)),
+            None => {
+                let mut behind = parts.iter().rposition(|part| part.many.table == piece.many.table);
+                if behind.is_some() && !piece.many.inserts() {
+                    run_parts(tx, prepared, std::mem::take(&mut parts)).await?;
+                    behind = None;
+                }
+                parts.push(Part::of(piece, behind));
+            }
         }
-    }
-    let mut parts: Vec<Part> = Vec::new();
-    for mut part in whole {
-        part.behind = parts.iter().rposition(|before| before.many.table == part.many.table);
-        if part.behind.is_some() && !part.many.inserts() {
-            run_parts(tx, prepared, std::mem::take(&mut parts)).await?;
-            part.behind = None;
-        }
-        parts.push(part);
     }
     run_parts(tx, prepared, parts).await
 }
@@ -201,9 +199,9 @@ struct Part {
 }
 
 impl Part {
-    fn of(piece: Piece) -> Self {
+    fn of(piece: Piece, behind: Option<usize>) -> Self {
         let columns = piece.many.types.iter().map(|name| Column::of(name)).collect();
-        let mut part = Self { many: piece.many, behind: None, rows: 0, columns };
+        let mut part = Self { many: piece.many, behind, rows: 0, columns };
         part.add(piece);
         part
     }
@@ -301,9 +299,9 @@ impl Many {
         format!("{} SELECT * FROM unnest({}) {behind}{}", self.before, columns.join(", "), self.after)
     }
 
-    /// Whether its rows are new ones.
+    /// Whether its rows are new ones; where one may be there already, it is updated, and by one part of a statement only.
     fn inserts(&self) -> bool {
-        self.before.starts_with("INSERT")
+        self.before.starts_with("INSERT") && self.after.is_empty()
     }
 }
 

@@ -93,9 +93,9 @@ async fn seal(ledger: Ledger, stop: Arc<AtomicBool>, sizes: Arc<Mutex<Vec<(u64, 
                 None => Ok(Sealed::Nothing),
             };
             let sealed = ledger.transact(work).await.expect("seal").into_inner();
-            let Sealed::Entries { size, more, entries } = sealed else { break };
+            let Sealed::Entries { size, entries, .. } = sealed else { break };
             sizes.lock().unwrap().push((size, Instant::now()));
-            if !more && (entries as usize) < AT_ONCE / 2 {
+            if (entries as usize) < AT_ONCE / 2 {
                 break;
             }
         }
