@@ -4,8 +4,8 @@
 //! once are one after the other; the second finds nothing left to do.
 //!
 //! On PostgreSQL transactions commit in another order than they took their places, so what waits is found by looking for entries without a
-//! leaf, from the place on below which every entry is known. A late commit gets a later leaf. Within a chain the order is kept: its next entry
-//! takes its place after the one before it was committed.
+//! leaf, from the place on below which every entry is known: up to the first gap, and beyond it once everybody has ended who could fill it. A
+//! late commit gets a later leaf. Within a chain the order is kept: its next entry takes its place after the one before it was committed.
 //!
 //! One transaction: if we die in it, nothing was sealed.
 
@@ -26,6 +26,11 @@ use crate::{
     rows::Cells,
     sql::{Row, statements},
 };
+
+/// Where places begin.
+const FIRST_PLACE: i64 = 1;
+/// So many places that are sealed already are read to find the first gap between them: it moves on with the next look.
+const SEALED_MAX: i64 = 20_000;
 
 /// What sealing did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +86,7 @@ statements! {
         "SELECT level, tile_index, hashes FROM log_tiles WHERE level = $1 AND tile_index = $2";
     SWAP = "swap the log's size",
         "UPDATE log SET size = $2, sealed_below = $3, stopped_since = NULL, stopped_why = NULL WHERE size = $1";
+    SEALED_FROM = "read which places are sealed", "SELECT place FROM leaves WHERE place >= $1 ORDER BY place LIMIT $2";
     AHEAD = "note how far the log's past is known",
         "SELECT $1, $2", "UPDATE log SET ahead_place = $1, ahead_xid = $2";
     SIGN = "keep a checkpoint", "INSERT INTO checkpoints (size, root, note) VALUES ($1, $2, $3)";
@@ -194,7 +200,6 @@ impl Tx {
         let (hashes, mut leaves): (Vec<Hash>, Vec<LeafRow>) =
             rows.iter().map(waiting).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let entries = leaves.len() as u64;
-        let last = leaves[leaves.len() - 1].place;
         let more = leaves.len() == limit;
 
         let mut edge = self.edge(log.size).await?;
@@ -203,7 +208,8 @@ impl Tx {
         let origin = keys.first().map(|key| key.public().name).unwrap_or_default();
         let note = Checkpoint { origin, size, root }.signed(keys.iter().copied());
 
-        let sealed_below = self.known_below(log, last, more).await?;
+        let now: Vec<i64> = leaves.iter().map(|leaf| leaf.place).collect();
+        let sealed_below = self.known_below(log, &now, more).await?;
         let swapped = self.sql(&SWAP).bind(log.size as i64).bind(size as i64).bind(sealed_below).run().await?;
         if swapped != 1 {
             return Err(Fault::LogMoved { size: log.size });
@@ -246,30 +252,62 @@ impl Tx {
         })
     }
 
-    /// Below which place every entry is sealed once these are. On SQLite there is one who writes, so that is all of them.
-    async fn known_below(&mut self, log: &LockedLog, last: i64, more: bool) -> Result<i64, Fault> {
+    /// Below which place every entry is sealed once those at these places are. On SQLite there is one who writes, so that is all of them.
+    async fn known_below(&mut self, log: &LockedLog, now: &[i64], more: bool) -> Result<i64, Fault> {
+        let last = now.last().copied().unwrap_or_default();
         if !self.locks() {
             return Ok(last + 1);
         }
-        let mut below = log.sealed_below;
-        let mut ahead = log.ahead;
-        match ahead {
-            // Every transaction that could hold a place below has ended before we looked: what is there is sealed now.
-            Some((place, Some(xid))) if log.xmin >= xid && (!more || last >= place) => {
-                below = below.max(place);
-                ahead = None;
-            }
+        // Every transaction that could hold a place below it has ended before we looked: what is there is sealed now.
+        let passed = match log.ahead {
+            Some((place, Some(xid))) if log.xmin >= xid && (!more || last >= place) => place,
+            _ => 0,
+        };
+        let from = log.sealed_below.max(passed).max(FIRST_PLACE);
+        let rows = self.sql(&SEALED_FROM).bind(from).bind(SEALED_MAX).all().await?;
+        let before: Vec<i64> =
+            rows.iter().map(|row| Cells::new(row, "leaves", "place").get("place")).collect::<Result<_, _>>()?;
+        let below = first_gap(from, &before, now);
+        let ahead = match log.ahead {
             // Ours began after that place was seen.
-            Some((place, None)) => ahead = Some((place, Some(log.own))),
-            _ => {}
-        }
-        if ahead.is_none() {
-            ahead = Some((last + 1, None));
-        }
+            Some((place, xid)) if place > below => Some((place, xid.or(Some(log.own)))),
+            _ => (below <= last).then_some((last + 1, None)),
+        };
         if ahead != log.ahead {
             let (place, xid) = ahead.map_or((None, None), |(place, xid)| (Some(place), xid));
             self.sql(&AHEAD).bind(place).bind(xid).run().await?;
         }
         Ok(below)
+    }
+}
+
+/// The first place from `from` on that is in neither list. Both ascend.
+fn first_gap(from: i64, one: &[i64], other: &[i64]) -> i64 {
+    let behind = |list: &[i64]| list.partition_point(|place| *place < from);
+    let (mut one, mut other) = (one[behind(one)..].iter().peekable(), other[behind(other)..].iter().peekable());
+    let mut gap = from;
+    while one.next_if_eq(&&gap).or_else(|| other.next_if_eq(&&gap)).is_some() {
+        gap += 1;
+    }
+    gap
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_gap;
+
+    #[test]
+    fn what_is_sealed_without_a_gap_is_known() {
+        for (from, one, other, gap) in [
+            (1, &[][..], &[][..], 1),
+            (1, &[], &[1, 2, 3], 4),
+            (1, &[], &[2, 3], 1),
+            (2, &[2, 5], &[1, 3, 4, 7], 6),
+            (6, &[2, 5], &[1, 3, 4, 7], 6),
+            (4, &[4, 5, 6], &[], 7),
+        ] {
+            assert_eq!(first_gap(from, one, other), gap, "from {from}: {one:?}, {other:?}");
+            assert_eq!(first_gap(from, other, one), gap, "from {from}: {other:?}, {one:?}");
+        }
     }
 }
