@@ -1,6 +1,6 @@
 //! Reading rows: every cell that cannot be read names its table, column and row.
 
-use std::str::FromStr;
+use std::{cell::Cell, str::FromStr};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, de::DeserializeOwned};
@@ -22,12 +22,14 @@ pub(crate) fn whole_us(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
 }
 
-/// A row of `table` whose cells are read by name.
+/// A row of `table` whose cells are read by name, or one after the other.
 pub(crate) struct Cells<'r> {
     row: &'r Row,
     table: &'static str,
     prefix: &'static str,
     id: &'static str,
+    /// Which cell is read next, where they are read in order.
+    next: Option<Cell<usize>>,
 }
 
 impl<'r> Cells<'r> {
@@ -38,18 +40,20 @@ impl<'r> Cells<'r> {
 
     /// The same, where the columns of `table` carry a prefix because they stand in a join.
     pub(crate) fn prefixed(row: &'r Row, table: &'static str, prefix: &'static str, id: &'static str) -> Self {
-        Self { row, table, prefix, id }
+        Self { row, table, prefix, id, next: None }
+    }
+
+    /// The same, where every cell is read in the order of its statement: among millions of rows, looking for names is much of reading them. What a
+    /// cell is called is said in errors only.
+    pub(crate) fn in_order(row: &'r Row, table: &'static str, id: &'static str) -> Self {
+        Self { next: Some(Cell::new(0)), ..Self::new(row, table, id) }
     }
 
     pub(crate) fn get<T>(&self, column: &'static str) -> Result<T, Fault>
     where
         T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>,
     {
-        let read = self.named(column, |name| match self.row {
-            Row::Sqlite(row) => row.try_get(name),
-            Row::Postgres(row) => row.try_get(name),
-        });
-        read.map_err(|error| self.unreadable(column, error.to_string()))
+        self.native(column, |value: T| value, |value: T| value)
     }
 
     /// The same, where each database has a type of its own for it.
@@ -58,10 +62,19 @@ impl<'r> Cells<'r> {
         L: Decode<'r, Sqlite> + Type<Sqlite>,
         P: Decode<'r, Postgres> + Type<Postgres>,
     {
-        let read = self.named(column, |name| match self.row {
-            Row::Sqlite(row) => row.try_get(name).map(lite),
-            Row::Postgres(row) => row.try_get(name).map(postgres),
-        });
+        let read = match &self.next {
+            Some(next) => {
+                let place = next.replace(next.get() + 1);
+                match self.row {
+                    Row::Sqlite(row) => row.try_get(place).map(lite),
+                    Row::Postgres(row) => row.try_get(place).map(postgres),
+                }
+            }
+            None => self.named(column, |name| match self.row {
+                Row::Sqlite(row) => row.try_get(name).map(lite),
+                Row::Postgres(row) => row.try_get(name).map(postgres),
+            }),
+        };
         read.map_err(|error| self.unreadable(column, error.to_string()))
     }
 

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use lethe_stages::canonical;
 use lethe_verify::{
-    leaf::{Leaf, entry_digest, origin, tag, written},
-    merkle::Hash,
+    leaf::{Leaf, is_written, origin, tag},
+    merkle::{Hash, joined_hashes},
 };
 use serde::Serialize;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
@@ -97,14 +97,19 @@ struct Pass {
 
 /// Entries that are read at a time; while they are verified, the next are.
 const WINDOW: i64 = 2_000;
+/// How many of those may have been read and not verified.
+const AHEAD: usize = 2;
+/// Where more values lie between the ids of a window, they are asked for one by one.
+const VALUES_MAX: i64 = 4 * WINDOW;
+/// Entries that are hashed at a time.
+const HASHED: usize = 256;
 
 /// Entries with their leaves.
 macro_rules! entries {
     ($behind:literal, $leaves:literal, $which:literal) => {
         concat!(
-            "SELECT t.*, ",
-            $behind,
-            " AS behind, f.leaf_index, f.outcome, f.approval_id, f.policy_revision, f.actor_tag,
+            "SELECT t.chain, t.sequence_no, t.event_id, t.event_type, t.tenant_id, t.plane_id, t.offboarding_id, t.at, t.body, t.previous, t.hash,
+             t.place, f.leaf_index, f.outcome, f.approval_id, f.policy_revision, f.actor_tag,
              CASE WHEN f.at <> t.at THEN 'at' WHEN f.event_type <> t.event_type THEN 'event_type' WHEN f.tenant_id <> t.tenant_id THEN 'tenant_id'
                 WHEN f.plane_id IS DISTINCT FROM t.plane_id THEN 'plane_id'
                 WHEN f.offboarding_id IS DISTINCT FROM t.offboarding_id THEN 'offboarding_id' END AS leaf_differs
@@ -132,13 +137,16 @@ statements! {
     // Leaves are begun at the same place: a merge would read them from the first on.
     ENTRIES = "read the trail", entries!("t.place", " AND f.place > $1", "");
     ENTRIES_OF = "read the trail", entries!("t.sequence_no", "", " AND t.chain = $3");
-    // By the entries' ids, and not by a join: whoever plans a join over everything reads everything before the first row.
+    // By the entries' ids, and not by a join: whoever plans a join over everything reads everything before the first row. Ids of entries that
+    // were written one after the other lie beside one another, mostly.
+    VALUES_AMONG = "read the trail's values",
+        "SELECT event_id, field, key_id, sealed, tag FROM trail_values WHERE event_id BETWEEN $1 AND $2 LIMIT $3";
     VALUES = "read the trail's values",
         "SELECT event_id, field, key_id, sealed, tag FROM trail_values WHERE event_id IN (SELECT value FROM json_each($1))",
         "SELECT event_id, field, key_id, sealed, tag FROM trail_values WHERE event_id = ANY($1)";
 }
 
-/// Some entries, with the values that belong to them.
+/// Some entries, with the values that belong to them, and perhaps others.
 struct Window {
     entries: Vec<Row>,
     values: Vec<Row>,
@@ -187,7 +195,7 @@ impl Tx {
             planes.insert(cells.get("chain")?, cells.get("state")?);
         }
 
-        let mut pass = Pass {
+        let pass = Pass {
             opener: self.opener().await?,
             // Whoever reads everything comes by them.
             erased: if only.is_some() { self.erased_at().await? } else { HashMap::new() },
@@ -197,21 +205,14 @@ impl Tx {
             log,
             verified: Verified::default(),
         };
-        let mut window = self.window(entries, only, i64::MIN).await?;
-        while let Some(some) = window {
-            let last = some.last;
-            let verifying = tokio::task::spawn_blocking(move || {
-                let done = pass.window(&some);
-                (pass, done)
-            });
-            let next = self.window(entries, only, last).await;
-            let (back, done) = verifying.await.expect("verifying does not panic");
-            pass = back;
-            if let Err(fault) = done? {
-                return Ok(Err(fault));
-            }
-            window = next?;
-        }
+        let (windows, read) = mpsc::channel(AHEAD);
+        let verifying = tokio::task::spawn_blocking(move || pass.windows(read));
+        let sent = self.send_windows(entries, only, windows).await;
+        let pass = match verifying.await.expect("verifying does not panic")? {
+            Ok(pass) => pass,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        sent?;
         if let Some(fault) = pass.gone_unerased() {
             return Ok(Err(fault.into()));
         }
@@ -243,14 +244,38 @@ impl Tx {
 }
 
 impl Tx {
+    /// Reads all entries for who verifies them, as long as nothing is found.
+    async fn send_windows(&mut self, entries: &'static Sql, only: Option<&str>, to: mpsc::Sender<Window>) -> Result<(), Fault> {
+        let mut behind = i64::MIN;
+        while let Some(window) = self.window(entries, only, behind).await? {
+            behind = window.last;
+            if to.send(window).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The entries behind a place, or behind a number of a chain; `None`: there are no more.
     async fn window(&mut self, entries: &'static Sql, only: Option<&str>, behind: i64) -> Result<Option<Window>, Fault> {
         let entries = self.sql(entries).bind(behind).bind(WINDOW).only(only).all().await?;
         let Some(last) = entries.last() else { return Ok(None) };
-        let last = Cells::new(last, "trail", "event_id").get("behind")?;
+        let numbered = if only.is_some() { "sequence_no" } else { "place" };
+        let last = Cells::new(last, "trail", "event_id").get(numbered)?;
         let ids = entries.iter().map(|row| Cells::new(row, "trail", "event_id").id("event_id"));
-        let values = self.sql(&VALUES).bind(ids.collect::<Result<Vec<Uuid>, _>>()?.as_slice()).all().await?;
+        let values = self.values(ids.collect::<Result<_, _>>()?, only.is_none()).await?;
         Ok(Some(Window { entries, values, last }))
+    }
+
+    /// The values of these entries, and perhaps of others.
+    async fn values(&mut self, ids: Vec<Uuid>, neighbours: bool) -> Result<Vec<Row>, Fault> {
+        if let (true, Some(first), Some(last)) = (neighbours, ids.iter().min(), ids.iter().max()) {
+            let among = self.sql(&VALUES_AMONG).bind(*first).bind(*last).bind(VALUES_MAX).all().await?;
+            if (among.len() as i64) < VALUES_MAX {
+                return Ok(among);
+            }
+        }
+        self.sql(&VALUES).bind(ids.as_slice()).all().await
     }
 }
 
@@ -267,34 +292,105 @@ type Values<'r> = HashMap<Uuid, [Option<Value<'r>>; 3]>;
 /// The fields that an entry may be committed to.
 const FIELDS: [&str; 2] = ["actor_id", "reason"];
 
-/// An entry's columns beside its body.
+/// An entry's columns.
 struct Columns<'r> {
+    chain: &'r str,
+    sequence_no: i64,
     event_id: Uuid,
-    plane_id: Option<Uuid>,
-    offboarding_id: Option<Uuid>,
     event_type: &'r str,
     tenant_id: &'r str,
+    plane_id: Option<Uuid>,
+    offboarding_id: Option<Uuid>,
     at: DateTime<Utc>,
-    /// By what its actor is found; `None`: the actor's value is not there.
-    actor_tag: Option<Option<&'r [u8]>>,
+    body: &'r str,
+    previous: &'r str,
+    hash: &'r str,
+    place: i64,
+    leaf: Option<LeafColumns<'r>>,
+}
+
+/// Its leaf's.
+struct LeafColumns<'r> {
+    index: i64,
+    outcome: &'r str,
+    approval_id: Option<&'r str>,
+    policy_revision: Option<&'r str>,
+    actor_tag: Option<&'r [u8]>,
+    /// The first column that both have and that differs.
+    differs: Option<&'r str>,
+}
+
+impl<'r> Columns<'r> {
+    fn read(row: &'r Row) -> Result<Self, Fault> {
+        let cells = Cells::in_order(row, "trail", "event_id");
+        Ok(Self {
+            chain: cells.get("chain")?,
+            sequence_no: cells.get("sequence_no")?,
+            event_id: cells.id("event_id")?,
+            event_type: cells.get("event_type")?,
+            tenant_id: cells.get("tenant_id")?,
+            plane_id: cells.maybe_id("plane_id")?,
+            offboarding_id: cells.maybe_id("offboarding_id")?,
+            at: cells.at("at")?,
+            body: cells.get("body")?,
+            previous: cells.get("previous")?,
+            hash: cells.get("hash")?,
+            place: cells.get("place")?,
+            leaf: match cells.get("leaf_index")? {
+                Some(index) => Some(LeafColumns {
+                    index,
+                    outcome: cells.get("outcome")?,
+                    approval_id: cells.get("approval_id")?,
+                    policy_revision: cells.get("policy_revision")?,
+                    actor_tag: cells.get("actor_tag")?,
+                    differs: cells.get("leaf_differs")?,
+                }),
+                None => None,
+            },
+        })
+    }
 }
 
 impl Pass {
+    /// Verifies whatever comes.
+    fn windows(mut self, mut from: mpsc::Receiver<Window>) -> Result<Result<Self, LedgerFault>, Fault> {
+        while let Some(window) = from.blocking_recv() {
+            if let Err(fault) = self.window(&window)? {
+                return Ok(Err(fault));
+            }
+        }
+        Ok(Ok(self))
+    }
+
     /// Verifies the next entries.
     fn window(&mut self, window: &Window) -> Result<Result<(), LedgerFault>, Fault> {
-        let mut values = Values::with_capacity(window.entries.len());
+        let mut values = Values::with_capacity(window.values.len());
         for row in &window.values {
-            let cells = Cells::new(row, "trail_values", "event_id");
-            let field: &str = cells.get("field")?;
+            let cells = Cells::in_order(row, "trail_values", "event_id");
+            let (entry, field) = (cells.id("event_id")?, cells.get::<&str>("field")?);
             let value = Value { key_id: cells.id("key_id")?, sealed: cells.get("sealed")?, tag: cells.get("tag")? };
             // Beside the two that an entry may be committed to there is nothing.
             let at = FIELDS.iter().position(|known| *known == field).unwrap_or(FIELDS.len());
-            values.entry(cells.id("event_id")?).or_default()[at] = Some(value);
+            values.entry(entry).or_default()[at] = Some(value);
         }
-        for row in &window.entries {
-            if let Err(fault) = self.entry(&Cells::new(row, "trail", "event_id"), &mut values)? {
-                return Ok(Err(fault));
+        for rows in window.entries.chunks(HASHED) {
+            let mut unreadable = Ok(());
+            let read = rows.iter().map(Columns::read).map_while(|read| read.map_err(|fault| unreadable = Err(fault)).ok());
+            let entries: Vec<Columns<'_>> = read.collect();
+            let bodies: Vec<_> = entries.iter().map(|entry| Body::read(entry.body)).collect();
+            // What follows from each, computed at once: its hash, and behind them all the digests of what each is evidence for.
+            let evidence = bodies.iter().map(|body| body.as_ref().map_or("", |body| body.evidence.get()).as_bytes());
+            let first: Vec<&[u8]> =
+                entries.iter().map(|entry| entry.previous.as_bytes()).chain(entries.iter().map(|_| &[][..])).collect();
+            let second: Vec<&[u8]> = entries.iter().map(|entry| entry.body.as_bytes()).chain(evidence).collect();
+            let computed = joined_hashes(&first, &second);
+            let (hashes, evidence) = computed.split_at(entries.len());
+            for (((entry, body), hash), evidence) in entries.iter().zip(bodies).zip(hashes).zip(evidence) {
+                if let Err(fault) = self.entry(entry, body, hash, evidence, &mut values) {
+                    return Ok(Err(fault));
+                }
             }
+            unreadable?;
         }
         Ok(Ok(()))
     }
@@ -307,9 +403,16 @@ impl Pass {
         Some(TrailFault { chain: gone.chain.clone(), sequence_no: gone.sequence_no, fault })
     }
 
-    /// Checks the next entry against its chain's walk, and moves that on.
-    fn entry(&mut self, cells: &Cells<'_>, values: &mut Values<'_>) -> Result<Result<(), LedgerFault>, Fault> {
-        let chain: &str = cells.get("chain")?;
+    /// Checks the next entry against its chain's walk, and moves that on. `hash` and the digest of its evidence were computed from it.
+    fn entry(
+        &mut self,
+        columns: &Columns<'_>,
+        body: Result<Body<'_>, serde_json::Error>,
+        hash: &Hash,
+        evidence: &Hash,
+        values: &mut Values<'_>,
+    ) -> Result<(), LedgerFault> {
+        let Columns { chain, sequence_no, event_id, .. } = *columns;
         let walk = match self.walks.get_mut(chain) {
             Some(walk) => walk,
             None => {
@@ -317,40 +420,27 @@ impl Pass {
                 self.walks.entry(chain.to_owned()).or_insert(begun)
             }
         };
-        let sequence_no: i64 = cells.get("sequence_no")?;
-        let fail = |fault: String| Ok(Err(TrailFault { chain: chain.to_owned(), sequence_no, fault }.into()));
+        let fail = |fault: String| Err(TrailFault { chain: chain.to_owned(), sequence_no, fault }.into());
         if sequence_no != walk.next {
             return fail(format!("entry {} is missing", walk.next));
         }
-        let (previous, hash, text): (&str, &str, &str) = (cells.get("previous")?, cells.get("hash")?, cells.get("body")?);
-        if previous != walk.head {
+        if columns.previous != walk.head {
             return fail("it does not follow the entry before it".into());
         }
-        let computed = entry_digest(previous, text);
-        if hash != written(&computed) {
+        if !is_written(columns.hash, hash) {
             return fail("its hash does not fit its body".into());
         }
-        let body = match Body::read(text) {
+        let body = match body {
             Ok(body) => body,
             Err(error) => return fail(format!("its body cannot be read: {error}")),
         };
-        let event_id = cells.id("event_id")?;
-        let values = values.remove(&event_id).unwrap_or_default();
-        let columns = Columns {
-            event_id,
-            plane_id: cells.maybe_id("plane_id")?,
-            offboarding_id: cells.maybe_id("offboarding_id")?,
-            event_type: cells.get("event_type")?,
-            tenant_id: cells.get("tenant_id")?,
-            at: cells.at("at")?,
-            actor_tag: values[0].as_ref().map(|actor| actor.tag),
-        };
-        if let Some(column) = differs(&body, chain, sequence_no, &columns) {
+        if let Some(column) = differs(&body, columns) {
             return fail(format!("its column {column} does not fit its body"));
         }
-        if canonical::sha256(body.evidence.get().as_bytes()) != *body.evidence_digest {
+        if !is_written(&body.evidence_digest, evidence) {
             return fail("its evidence does not fit its digest".into());
         }
+        let values = values.remove(&event_id).unwrap_or_default();
         let mut gone = None;
         let actor_type = &*body.actor_type;
         for ((field, committed), value) in FIELDS.into_iter().zip([&body.actor_id, &body.reason]).zip(&values) {
@@ -373,10 +463,9 @@ impl Pass {
                 (Opened::Destroyed, None) => {}
             }
         }
-        let leaf_index: Option<i64> = cells.get("leaf_index")?;
-        if leaf_index.is_some()
-            && let Some(column) = leaf_differs(&body, cells, &columns)?
-        {
+        // By what its actor is found; `None`: the actor's value is not there.
+        let actor_tag = values[0].as_ref().map(|actor| actor.tag);
+        if let Some(column) = columns.leaf.as_ref().and_then(|leaf| leaf_differs(&body, leaf, actor_tag)) {
             return fail(format!("what questions find it by, leaves.{column}, does not fit its body"));
         }
         if values[FIELDS.len()].is_some() {
@@ -401,19 +490,19 @@ impl Pass {
             walk.state = to.to_owned();
         }
         self.verified.entries += 1;
-        walk.head.replace_range(.., hash);
+        walk.head.replace_range(.., columns.hash);
         walk.next += 1;
-        let Some(log) = &mut self.log else { return Ok(Ok(())) };
-        let Some(index) = leaf_index else {
-            log.without_leaf(cells.get("place")?, chain, sequence_no);
-            return Ok(Ok(()));
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let Some(sealed) = &columns.leaf else {
+            log.without_leaf(columns.place, chain, sequence_no);
+            return Ok(());
         };
         let tenant = match self.tenants.get(columns.tenant_id) {
             Some(tenant) => *tenant,
             None => *self.tenants.entry(columns.tenant_id.to_owned()).or_insert(tag(columns.tenant_id)),
         };
-        let leaf = Leaf { chain: walk.tag, sequence_no: sequence_no as u64, hash: computed, tenant };
-        Ok(log.leaf(index as u64, leaf.bytes()).map_err(LedgerFault::Log))
+        let leaf = Leaf { chain: walk.tag, sequence_no: sequence_no as u64, hash: *hash, tenant };
+        log.leaf(sealed.index as u64, leaf.bytes()).map_err(LedgerFault::Log)
     }
 }
 
@@ -430,36 +519,32 @@ fn is_maybe_id(text: Option<&str>, id: Option<Uuid>) -> bool {
 }
 
 /// The first column of an entry that does not follow from its body.
-fn differs(body: &Body<'_>, chain: &str, sequence_no: i64, columns: &Columns<'_>) -> Option<&'static str> {
+fn differs(body: &Body<'_>, columns: &Columns<'_>) -> Option<&'static str> {
     [
-        ("chain", *body.chain == *chain),
+        ("chain", *body.chain == *columns.chain),
         ("event_id", is_id(&body.event_id, columns.event_id)),
         ("event_type", *body.event_type == *columns.event_type),
         ("tenant_id", *body.tenant_id == *columns.tenant_id),
         ("plane_id", is_maybe_id(body.plane_id.as_deref(), columns.plane_id)),
         ("offboarding_id", is_maybe_id(body.offboarding_id.as_deref(), columns.offboarding_id)),
         ("at", *body.at == *instant(columns.at)),
-        ("sequence_no", body.sequence_no == sequence_no),
+        ("sequence_no", body.sequence_no == columns.sequence_no),
     ]
     .into_iter()
     .find_map(|(column, fits)| (!fits).then_some(column))
 }
 
 /// The first column of the entry's leaf that does not follow from its body, or is not as its own column.
-fn leaf_differs<'r>(body: &Body<'_>, cells: &Cells<'r>, columns: &Columns<'_>) -> Result<Option<&'r str>, Fault> {
-    if let Some(column) = cells.get::<Option<&str>>("leaf_differs")? {
-        return Ok(Some(column));
-    }
+fn leaf_differs<'r>(body: &Body<'_>, leaf: &LeafColumns<'r>, actor_tag: Option<Option<&[u8]>>) -> Option<&'r str> {
     let asked = body.asked();
-    // Of a value that is erased, the tag is of a key that is gone, and leads nowhere.
-    let leaf_tag: Option<&[u8]> = cells.get("actor_tag")?;
     let fits = [
-        ("outcome", cells.get::<&str>("outcome")? == asked.outcome),
-        ("approval_id", cells.get::<Option<&str>>("approval_id")? == asked.approval_id.as_deref()),
-        ("policy_revision", cells.get::<Option<&str>>("policy_revision")? == asked.policy_revision.as_deref()),
-        ("actor_tag", columns.actor_tag.is_none_or(|tag| tag == leaf_tag)),
+        ("outcome", leaf.outcome == asked.outcome),
+        ("approval_id", leaf.approval_id == asked.approval_id.as_deref()),
+        ("policy_revision", leaf.policy_revision == asked.policy_revision.as_deref()),
+        // Of a value that is erased, the tag is of a key that is gone, and leads nowhere.
+        ("actor_tag", actor_tag.is_none_or(|tag| tag == leaf.actor_tag)),
     ];
-    Ok(fits.into_iter().find_map(|(column, fits)| (!fits).then_some(column)))
+    leaf.differs.or_else(|| fits.into_iter().find_map(|(column, fits)| (!fits).then_some(column)))
 }
 
 /// Compares the end of a walk with the chain's head and the plane's state.

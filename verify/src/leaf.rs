@@ -93,6 +93,11 @@ pub fn written(hash: &Hash) -> String {
     String::from_utf8_lossy(&digits(hash)).into_owned()
 }
 
+/// Whether a text is a digest as [`written`] has it.
+pub fn is_written(text: &str, hash: &Hash) -> bool {
+    text.as_bytes() == digits(hash)
+}
+
 /// Bytes of a digest as text.
 pub(crate) const WRITTEN: usize = 71;
 

@@ -54,7 +54,7 @@ pub fn leaf_hashes(data: &[&[u8]]) -> Vec<Hash> {
 }
 
 /// SHA-256 of many texts, each of which is given in two parts.
-pub(crate) fn joined_hashes(first: &[&[u8]], second: &[&[u8]]) -> Vec<Hash> {
+pub fn joined_hashes(first: &[&[u8]], second: &[&[u8]]) -> Vec<Hash> {
     let texts: Vec<Message<'_>> = first.iter().zip(second).map(|(first, second)| Message::prefixed(first, second)).collect();
     let mut hashes = vec![[0; 32]; texts.len()];
     hash_messages(&texts, &mut hashes);
