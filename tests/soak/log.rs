@@ -186,7 +186,7 @@ pub async fn cost(options: &Options) -> Json {
 
 /// A whole trail, verified from an export and through PostgreSQL.
 pub async fn verify(options: &Options) -> Json {
-    let (_database, ledger, tenants) = ledger().await;
+    let (database, ledger, tenants) = ledger().await;
     let entries = options.sized(1_000_000, 10_000);
     let writers = tenants.into_iter().map(|tenant| {
         let ledger = ledger.clone();
@@ -231,7 +231,10 @@ pub async fn verify(options: &Options) -> Json {
         })
         .await
         .expect("export");
-    // The fastest of some: the server still writes out what was inserted, and whatever else runs can only add.
+    // Without the server beside it, which would still write out and vacuum what was inserted; and the fastest of some, as whatever else runs can
+    // only add.
+    ledger.close().await;
+    database.gone().await;
     let keys = [public];
     let once = |_| {
         let began = Instant::now();

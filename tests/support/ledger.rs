@@ -117,6 +117,11 @@ impl TestDatabase {
         Self(name)
     }
 
+    /// Drops it, and waits until the server has: from then on the server does nothing more for it.
+    pub async fn gone(self) {
+        server::run(&format!("DROP DATABASE {} WITH (FORCE)", self.0)).await.expect("drop a database");
+    }
+
     /// Its URL for who owns it.
     pub fn url(&self) -> String {
         on(&variable("LETHE_TEST_POSTGRES"), &self.0, false)
