@@ -101,7 +101,8 @@ impl PostgresLedger {
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL lock_timeout = '20s'; \
              SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan"
         } else {
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            // A page's first rows are there before a plan for all of them would be compiled.
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off"
         };
         let tx = self.pool.begin_with(how).await.map_err(Fault::database("begin a transaction"))?;
         Ok(Inner::Postgres { tx, prepared: self.prepared })
