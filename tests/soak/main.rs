@@ -2,7 +2,8 @@
 //!
 //! Each soak and each bench prints one JSON line; the last line counts them. A share shrinks all sizes; below 1, counts and query plans
 //! are asserted and times only printed. Without `--share` it is `LETHE_SOAK_SHARE`, else everything in a release build and a hundredth
-//! in a debug build, whose figures mean nothing. The program is the one that was built beside it, or `LETHE_BIN`.
+//! in a debug build, whose figures mean nothing; nor do those of another profile than the one that is shipped: without LTO across crates
+//! an export is verified half as fast. The program is the one that was built beside it, or `LETHE_BIN`.
 
 #![allow(clippy::disallowed_methods, reason = "soaks write to the world beside the ledger and measure real time")]
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
