@@ -70,17 +70,12 @@ pub fn digest(text: &str) -> Option<Hash> {
     (digits(&hash) == text.as_bytes()).then_some(hash)
 }
 
-/// The hash of an entry in its chain: over the text of the hash before it and the entry's body.
-pub fn entry_digest(previous: &str, body: &str) -> Hash {
+/// The hash of an entry in its chain, as text: over the text of the hash before it and the entry's body.
+pub fn entry_hash(previous: &str, body: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(previous.as_bytes());
     hash.update(body.as_bytes());
-    hash.finalize().into()
-}
-
-/// The same as text: `sha256:…`.
-pub fn entry_hash(previous: &str, body: &str) -> String {
-    written(&entry_digest(previous, body))
+    written(&hash.finalize().into())
 }
 
 /// What the first entry of a chain follows: the digest of the chain's name.
