@@ -164,3 +164,26 @@ async fn an_export_is_enough_to_verify_elsewhere() {
     }
     assert!(!exported.to_string().contains("alice"), "personal values stay here");
 }
+
+/// Ids begin with the instant. Where the clock steps to and fro, far more values lie between those of a window than belong to it.
+#[tokio::test]
+async fn every_value_is_found_however_far_the_ids_beside_it_lie_apart() {
+    let world = World::new().await;
+    let tenant = uuid(1);
+    for turn in 0..60 {
+        world.clock.jump(TimeDelta::hours(if turn % 2 == 0 { 1 } else { -1 }));
+        let append = async |tx: &mut Tx| {
+            for _ in 0..100 {
+                let actor = Actor::system("stepping");
+                let mut entry = Entry::new(Chain::Tenant(tenant), Some(tenant), EventType::StatusChanged, &actor, "test");
+                entry.reason = Some("the clock steps".into());
+                tx.append(entry).await?;
+            }
+            Ok::<_, Fault>(())
+        };
+        world.app.ledger.transact(append).await.unwrap().into_inner();
+    }
+    let values = world.number("SELECT count(*) FROM trail_values").await as u64;
+    let trail = world.read(async |tx| tx.verify_trail(None).await).await.unwrap();
+    assert_eq!((trail.commitments, trail.destroyed), (values, 0));
+}
