@@ -429,6 +429,39 @@ async fn values_are_erased_by_themselves_when_they_have_been_kept_for_so_long() 
     invariants::check(&world).await;
 }
 
+/// What an erasure took is told by the order in which entries were written, and not by their times: whoever waited for the tenant's chains
+/// to erase began earlier than whoever wrote meanwhile. Here the clock is set back instead.
+#[tokio::test]
+async fn what_was_dated_after_an_erasure_and_written_before_it_was_erased_by_it() {
+    let world = World::new().await;
+    let plane = world.acme(3).await;
+    world.clock.advance(TimeDelta::seconds(10));
+    world.request(&plane, "1h").await;
+    world.call("user:alice", "knowledge.offboarding.cancel", json!({"plane": plane, "reason": "MARK-stays"})).await;
+    world.clock.advance(TimeDelta::seconds(-5));
+    erase(&world, "acme").await;
+    assert!(verify(&world).await["destroyed"].as_u64().unwrap() > 0);
+    let of_plane = json!({"plane": plane});
+    let verified = world.call("user:auditor", "governance.audit.verify", of_plane.clone()).await;
+    assert_eq!(verified["audit"], "verified", "{verified}");
+
+    // What was written since is nobody's who erased, whatever its time.
+    world.clock.advance(TimeDelta::seconds(5));
+    world.drain().await;
+    world.clock.advance(TimeDelta::seconds(-5));
+    world.request(&plane, "1h").await;
+    verify(&world).await;
+    world.app.manager.keep_log().await.unwrap();
+    let newest = "SELECT event_id FROM trail WHERE event_type = 'REQUESTED' ORDER BY place DESC LIMIT 1";
+    let free = either("", "ON trail_values");
+    let delete = format!("DELETE FROM trail_values WHERE event_id IN ({newest})");
+    world.sql(&format!("DROP TRIGGER trail_values_go_with_their_key {free}; {delete}")).await;
+    for of in [json!({}), of_plane] {
+        let found = world.call("user:auditor", "governance.audit.verify", of).await;
+        assert!(found["audit"] == "broken" && found["message"].as_str().unwrap().contains("nobody erased it"), "{found}");
+    }
+}
+
 /// A service does the same, without anybody's command.
 #[tokio::test]
 async fn a_service_erases_what_has_been_kept_for_so_long() {

@@ -30,6 +30,7 @@ use crate::{
     rows::Cells,
     sql::{Row, statements},
     trail::{Actor, VALUES, ValueRow},
+    verify::Written,
 };
 
 /// Whose values are sealed where an entry concerns no tenant.
@@ -333,7 +334,7 @@ statements! {
     OPENED_OF = "read an entry's values", opened!(sqlite, "t.event_id = $1"), opened!(postgres, "t.event_id = $1");
     // By what is on record, and not by a column.
     ERASED = "read when values were erased",
-        "SELECT tenant_id, max(at) AS erased_at FROM trail WHERE event_type = 'PERSONAL_ERASED' GROUP BY tenant_id";
+        "SELECT t.tenant_id, t.place, f.leaf_index FROM trail t LEFT JOIN leaves f ON f.place = t.place WHERE t.event_type = 'PERSONAL_ERASED'";
     UNRECORDED = "look for keys that were destroyed without a record",
         "SELECT k.id, k.tenant_id FROM personal_keys k WHERE k.destroyed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM trail t
             WHERE t.event_type = 'PERSONAL_ERASED' AND t.tenant_id = k.tenant_id AND instr(t.body, k.id) > 0) LIMIT 1",
@@ -604,14 +605,16 @@ impl Tx {
         Ok(Opener(keys.collect::<Result<_, _>>()?))
     }
 
-    /// When a tenant's values were erased the last time, by whose they were.
-    pub(crate) async fn erased_at(&mut self) -> Result<HashMap<String, DateTime<Utc>>, Fault> {
-        let rows = self.sql(&ERASED).all().await?;
-        let erased = |row: &Row| {
-            let cells = Cells::new(row, "trail", "tenant_id");
-            Ok((cells.get("tenant_id")?, cells.at("erased_at")?))
-        };
-        rows.iter().map(erased).collect()
+    /// The entry of each tenant's last erasure, by whose values were erased.
+    pub(crate) async fn last_erasures(&mut self) -> Result<HashMap<String, Written>, Fault> {
+        let mut last = HashMap::new();
+        for row in &self.sql(&ERASED).all().await? {
+            let cells = Cells::new(row, "trail", "place");
+            let written = Written::new(cells.get("leaf_index")?, cells.get("place")?);
+            let known = last.entry(cells.get("tenant_id")?).or_insert(written);
+            *known = written.max(*known);
+        }
+        Ok(last)
     }
 
     /// A key that is destroyed although nobody erased it, and whose it was.

@@ -73,9 +73,24 @@ struct Walk {
     state: String,
 }
 
+/// Where an entry stands among all others: its leaf, then its place. Not its time: of two transactions that waited for one another, the one
+/// that wrote last may have begun first, and clocks are set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Written {
+    leaf: i64,
+    place: i64,
+}
+
+impl Written {
+    /// What has no leaf yet comes behind everything that has one.
+    pub(crate) fn new(leaf: Option<i64>, place: i64) -> Self {
+        Self { leaf: leaf.unwrap_or(i64::MAX), place }
+    }
+}
+
 /// An entry of whose values one is gone.
 struct Gone {
-    at: DateTime<Utc>,
+    written: Written,
     chain: String,
     sequence_no: i64,
     field: &'static str,
@@ -84,8 +99,8 @@ struct Gone {
 /// What is verified while the trail is read once.
 struct Pass {
     opener: Opener,
-    /// When a tenant's values were erased the last time, by whose they were.
-    erased: HashMap<String, DateTime<Utc>>,
+    /// The entry of a tenant's last erasure, by whose values were erased.
+    erased: HashMap<String, Written>,
     /// The last entry of each tenant of whose values one is gone.
     gone: HashMap<String, Gone>,
     walks: HashMap<String, Walk>,
@@ -198,7 +213,7 @@ impl Tx {
         let pass = Pass {
             opener: self.opener().await?,
             // Whoever reads everything comes by them.
-            erased: if only.is_some() { self.erased_at().await? } else { HashMap::new() },
+            erased: if only.is_some() { self.last_erasures().await? } else { HashMap::new() },
             gone: HashMap::new(),
             walks: HashMap::new(),
             tenants: HashMap::new(),
@@ -397,7 +412,8 @@ impl Pass {
 
     /// The last entry of a tenant whose value is gone although nobody erased it since.
     fn gone_unerased(&self) -> Option<TrailFault> {
-        let unerased = self.gone.iter().filter(|(tenant, gone)| self.erased.get(*tenant).is_none_or(|erased| *erased < gone.at));
+        let unerased =
+            self.gone.iter().filter(|(tenant, gone)| self.erased.get(*tenant).is_none_or(|erased| *erased < gone.written));
         let (_, gone) = unerased.min_by_key(|(tenant, _)| *tenant)?;
         let fault = format!("the value of {} is gone, and nobody erased it", gone.field);
         Some(TrailFault { chain: gone.chain.clone(), sequence_no: gone.sequence_no, fault })
@@ -471,16 +487,17 @@ impl Pass {
         if values[FIELDS.len()].is_some() {
             return fail("a value is kept for a field that no entry is committed to".into());
         }
+        let written = Written::new(columns.leaf.as_ref().map(|leaf| leaf.index), columns.place);
         if let Some(field) = gone
-            && self.gone.get(columns.tenant_id).is_none_or(|last| last.at <= columns.at)
+            && self.gone.get(columns.tenant_id).is_none_or(|last| last.written < written)
         {
-            let last = Gone { at: columns.at, chain: chain.to_owned(), sequence_no, field };
+            let last = Gone { written, chain: chain.to_owned(), sequence_no, field };
             self.gone.insert(columns.tenant_id.to_owned(), last);
         }
         // By what is on record, and not by a column.
         if columns.event_type == EventType::PersonalErased.as_str() {
-            let last = self.erased.entry(columns.tenant_id.to_owned()).or_insert(columns.at);
-            *last = columns.at.max(*last);
+            let last = self.erased.entry(columns.tenant_id.to_owned()).or_insert(written);
+            *last = written.max(*last);
         }
         if let Some(to) = body.to_state.as_deref() {
             let from = body.from_state.as_deref().unwrap_or_default();
