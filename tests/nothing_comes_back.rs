@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lethe_ledger::{Fault, Lease, Tx};
 use lethe_worker::manager::{ProbeReport, RecordResult};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -371,6 +372,43 @@ async fn many_workers_at_once_ask_each_probe_once() {
     assert_eq!(world.number("SELECT count(*) FROM trail WHERE event_type = 'PROBED'").await, 4);
     assert_eq!(world.kept_scopes().await, 0);
     invariants::check(&world).await;
+}
+
+/// Who claims a probe knows of those that another one has claimed and not committed yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_planes_probes_one_is_claimed_at_a_time() {
+    if !crate::ON_POSTGRES {
+        // One writes at a time.
+        return;
+    }
+    let world = World::with("[probe]\nafter = [\"1h\", \"2h\"]\n").await;
+    let plane = world.acme(5).await;
+    world.purged(&plane).await;
+    world.clock.advance(TimeDelta::hours(3));
+    let (claimed, is_claimed) = tokio::sync::oneshot::channel();
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let (ledger, app) = (world.app.ledger.clone(), world.app.clone());
+    let first = tokio::spawn(async move {
+        let work = async |tx: &mut Tx| {
+            let lease = Lease { owner: "worker-1".into(), until: tx.at() + TimeDelta::seconds(60) };
+            let probes = tx.claim_probes(1, &lease, None).await?;
+            claimed.send(()).unwrap();
+            released.await.unwrap();
+            Ok::<_, Fault>(probes.len())
+        };
+        ledger.transact_under_control(work).await.unwrap().into_inner()
+    });
+    is_claimed.await.unwrap();
+    let second = tokio::spawn(async move { app.manager.claim_probe("worker-2", None).await.unwrap() });
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while !second.is_finished() && world.number(waits).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    assert_eq!(first.await.unwrap(), 1);
+    assert!(second.await.unwrap().is_none(), "two of one plane at a time");
+    assert_eq!(world.texts("SELECT status FROM probes ORDER BY due_at").await, ["running", "queued"]);
 }
 
 #[tokio::test]

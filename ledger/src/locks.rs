@@ -48,6 +48,7 @@ statements! {
     LOCK_REGISTRY = "lock what is registered", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe registry', 0))";
     LOCK_CONTROL = "lock pauses and suspicions", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe control', 0))";
     LOCK_PURGES = "count purges alone", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe purges', 0))";
+    LOCK_PROBES = "claim probes alone", never!(), "SELECT pg_advisory_xact_lock(hashtextextended('lethe probes', 0))";
     SHARE_TENANT = "look at a tenant", never!(), "SELECT id FROM tenants WHERE id = $1 FOR SHARE";
     LOCK_TENANT = "lock a tenant", never!(), "SELECT id FROM tenants WHERE id = $1 FOR UPDATE";
     LOCK_PLANES = "lock planes", never!(), "SELECT * FROM lock_planes($1)";
@@ -124,6 +125,11 @@ impl Tx {
     /// Counting recent purges against their limit: one at a time.
     pub(crate) async fn lock_purges(&mut self) -> Result<(), Fault> {
         if self.locks() { self.sql(&LOCK_PURGES).run().await.map(drop) } else { Ok(()) }
+    }
+
+    /// Claiming probes: one at a time, so that who claims sees of which planes others were claimed.
+    pub(crate) async fn lock_probes(&mut self) -> Result<(), Fault> {
+        if self.locks() { self.sql(&LOCK_PROBES).run().await.map(drop) } else { Ok(()) }
     }
 
     /// The tenant does not change until this transaction ends. Not shared: nobody else decides on any of its planes either.

@@ -248,6 +248,7 @@ impl Tx {
 
     /// Claims up to `limit` probes that are due and not paused; of one plane, if given.
     pub async fn claim_probes(&mut self, limit: usize, lease: &Lease, plane: Option<Uuid>) -> Result<Vec<Probe>, Fault> {
+        self.lock_probes().await?;
         let at = self.at();
         let claim = self.sql(&CLAIM).bind(at).bind(&lease.owner).bind(lease.until).bind(limit as i64).bind(plane);
         claim.all().await?.iter().map(probe).collect()
