@@ -104,6 +104,32 @@ fn general(value: &Json) -> Json {
     }
 }
 
+/// Whoever placed it may have begun before the purge was recorded, and waited for the plane: then it is dated before it. Here the clock is set
+/// back instead.
+#[tokio::test]
+async fn a_hold_that_came_after_the_purge_did_not_stand_whatever_its_time() {
+    let log = LogOutside::new();
+    let world = World::with(&log.config()).await;
+    let plane = world.acme(5).await;
+    let reason = json!({"plane": plane, "reason": "because"});
+    let before = world.call("user:lena", "knowledge.hold.place", reason.clone()).await;
+    world.call("user:lena", "knowledge.hold.release", json!({"hold_id": before["hold_id"], "reason": "settled"})).await;
+    world.clock.advance(TimeDelta::seconds(-5));
+    world.archived(&plane).await;
+    let stood = world.call("user:lena", "knowledge.hold.place", reason.clone()).await;
+    world.call("user:lena", "knowledge.hold.release", json!({"hold_id": stood["hold_id"], "reason": "settled"})).await;
+    world.approve(&plane).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED");
+    world.clock.advance(TimeDelta::seconds(-5));
+    world.call("user:lena", "knowledge.hold.place", reason).await;
+    world.clock.advance(TimeDelta::seconds(5));
+    certify(&world).await;
+    let (_, predicate) = certified(&world, &log, &plane).await;
+    let ids: Vec<_> = list(&predicate["holds"]).iter().map(|hold| hold["hold_id"].clone()).collect();
+    assert_eq!(ids, [stood["hold_id"].clone()]);
+}
+
 #[tokio::test]
 async fn a_purge_is_certified_and_anybody_verifies_it() {
     let log = LogOutside::new();

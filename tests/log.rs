@@ -426,6 +426,27 @@ fn hash(text: &Json) -> Hash {
 }
 
 /// What is outside was rolled back, forked, changed or taken away; or this ledger was.
+/// Where several write, no entry is dated before the one before it, whatever the clock says; a key is dated as the entry that names it.
+#[tokio::test]
+async fn a_key_that_comes_when_the_clock_is_set_back_is_dated_as_it_is_on_record() {
+    let log = Log::new();
+    let (first, _) = (log.public("first"), log.make("second", 2));
+    let mut world = World::with(&log.config("first", &[])).await;
+    for config in [log.config("first", &[]), log.config("second", &["first"])] {
+        world = world.reopened(&config).await;
+        world.clock.advance(TimeDelta::seconds(10));
+        // On the system's chain: it concerns no tenant that is known.
+        world.refused("user:mallory", "knowledge.plane.show", json!({"plane": "acme/nothing"})).await;
+        world.clock.advance(TimeDelta::seconds(-5));
+        assert_eq!(world.app.manager.keep_log().await.unwrap().stopped, None);
+        verified(&world).await;
+    }
+    world.refused("user:mallory", "knowledge.plane.show", json!({"plane": "acme/nothing"})).await;
+    world.clock.advance(TimeDelta::seconds(-5));
+    world.call("user:root", "governance.log.retire_key", json!({"key": first.to_string(), "reason": "it is old"})).await;
+    verified(&world).await;
+}
+
 #[tokio::test]
 async fn what_is_published_is_compared_and_a_fork_stops_the_log() {
     let log = Log::new();

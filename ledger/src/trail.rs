@@ -309,6 +309,8 @@ pub struct Recorded {
     pub event_id: Uuid,
     /// Its number in its chain.
     pub sequence_no: i64,
+    /// When it is dated: not before the entry before it, so perhaps after its transaction's instant.
+    pub at: DateTime<Utc>,
 }
 
 /// An entry as it stands, with the personal values that have not been destroyed.
@@ -319,6 +321,9 @@ pub struct TrailEntry {
     pub body: Json,
     /// Its hash.
     pub hash: String,
+    /// Where it stands among all entries. Of two that waited for one lock, the later one stands behind, whatever their times.
+    #[serde(skip)]
+    pub place: i64,
     /// The hash before it.
     pub previous: String,
     /// The values to which it is committed, as far as they still exist.
@@ -576,7 +581,7 @@ impl Tx {
             previous,
             hash,
         });
-        Ok(Recorded { event_id, sequence_no })
+        Ok(Recorded { event_id, sequence_no, at })
     }
 
     /// Reads where a chain stands, unless this transaction knows. Where others write too, it is locked until this transaction ends.
@@ -650,5 +655,5 @@ pub(crate) fn entry(row: &Row, opener: &mut Opener) -> Result<TrailEntry, Fault>
             }
         }
     }
-    Ok(TrailEntry { body, hash: cells.get("hash")?, previous: cells.get("previous")?, values })
+    Ok(TrailEntry { body, place: cells.get("place")?, hash: cells.get("hash")?, previous: cells.get("previous")?, values })
 }

@@ -200,10 +200,10 @@ pub async fn verify(options: &Options) -> Json {
     // As the first sealing puts it on record.
     let public = key().public();
     let begin = async |tx: &mut Tx| {
-        tx.add_log_key(&public, 0).await?;
         let mut entry = Entry::new(Chain::System, None, EventType::LogKeyAdded, &Actor::system("log"), "log");
         entry.evidence = json!({"vkey": public.to_string(), "from_size": 0});
-        tx.append(entry).await.map(drop)
+        let recorded = tx.append(entry).await?;
+        tx.add_log_key(&public, 0, &recorded).await
     };
     ledger.transact(begin).await.expect("a key").into_inner();
     seal(ledger.clone(), Arc::new(AtomicBool::new(true)), Arc::default()).await;

@@ -25,6 +25,7 @@ use crate::{
     fault::Fault,
     rows::Cells,
     sql::{Row, statements},
+    trail::Recorded,
 };
 
 /// Every statement of this module.
@@ -126,16 +127,14 @@ impl Tx {
         rows.iter().map(key).collect()
     }
 
-    /// A key signs what goes beyond a tree of this size.
-    pub async fn add_log_key(&mut self, key: &PublicKey, from_size: u64) -> Result<(), Fault> {
-        let at = self.at();
-        self.sql(&ADD_KEY).bind(key.to_string()).bind(at).bind(from_size as i64).one().await
+    /// A key signs what goes beyond a tree of this size. It is dated as what puts it on record: verifying compares them.
+    pub async fn add_log_key(&mut self, key: &PublicKey, from_size: u64, recorded: &Recorded) -> Result<(), Fault> {
+        self.sql(&ADD_KEY).bind(key.to_string()).bind(recorded.at).bind(from_size as i64).one().await
     }
 
-    /// A key signs no longer. Answers whether it did until now.
-    pub async fn retire_log_key(&mut self, vkey: &str) -> Result<bool, Fault> {
-        let at = self.at();
-        Ok(self.sql(&RETIRE_KEY).bind(vkey).bind(at).run().await? == 1)
+    /// A key signs no longer; dated as what puts that on record. Answers whether it did until now.
+    pub async fn retire_log_key(&mut self, vkey: &str, recorded: &Recorded) -> Result<bool, Fault> {
+        Ok(self.sql(&RETIRE_KEY).bind(vkey).bind(recorded.at).run().await? == 1)
     }
 
     /// Notes why nothing is sealed. Answers whether that is news.

@@ -44,7 +44,7 @@ pub(super) struct Facts {
 struct Life<'a> {
     facts: &'a Facts,
     entries: &'a [TrailEntry],
-    requested: &'a Json,
+    requested: &'a TrailEntry,
     purged: &'a TrailEntry,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn of(facts: &Facts) -> Result<(Json, Json), Fault> {
             "restored_from": facts.plane.lineage.as_ref().map(|lineage| lineage.restored_from),
         },
         "tenant": {"id": facts.tenant.id, "name": {"commitment": commitment(&facts.salt, &facts.tenant.name)}},
-        "requested": {"at": life.requested["at"], "by": by(life.requested), "reason": life.requested["reason"],
+        "requested": {"at": life.requested.body["at"], "by": by(&life.requested.body), "reason": life.requested.body["reason"],
             "received_at": instant(terms.received_at)},
         "ground": terms.ground, "law": life.law(),
         "terms": {"digest": terms.terms_digest, "grace_s": terms.grace.num_seconds(), "retention_s": terms.retention.num_seconds(),
@@ -110,7 +110,7 @@ impl<'a> Life<'a> {
             return Err(Fault::IncompleteEntry(vec!["REQUESTED or PURGED of the offboarding"]));
         };
         let entries = &facts.entries[first..=last];
-        Ok(Self { facts, entries, requested: &entries[0].body, purged: &facts.entries[last] })
+        Ok(Self { facts, entries, requested: &entries[0], purged: &facts.entries[last] })
     }
 
     fn all<'b>(&'b self, event: &'b str) -> impl Iterator<Item = &'a Json> + 'b {
@@ -170,25 +170,27 @@ impl<'a> Life<'a> {
         self.facts.approvals.iter().map(shown).collect()
     }
 
-    /// Holds on the plane or its tenant that stood between request and purge.
+    /// Holds on the plane or its tenant that stood between request and purge, by the order of writing: of two transactions that waited for
+    /// the plane, the one that came first may be dated later.
     fn holds(&self) -> Vec<Json> {
-        let until = self.facts.plane.purged_at.unwrap_or(self.facts.at);
-        let from = self.facts.offboarding.requested_at;
-        let stood = |hold: &&Hold| hold.placed_at <= until && hold.released_at.is_none_or(|released| released >= from);
         let entry = |event: &str, id: &Json| {
-            let mut all = self.facts.entries.iter().chain(&self.facts.of_tenant).map(|entry| &entry.body);
-            all.find(|body| body["event_type"] == event && body["evidence"]["hold_id"] == *id).cloned().unwrap_or_default()
+            let mut all = self.facts.entries.iter().chain(&self.facts.of_tenant);
+            all.find(|entry| entry.body["event_type"] == event && entry.body["evidence"]["hold_id"] == *id)
         };
         let shown = |hold: &Hold| {
             let id = json!(hold.id);
-            let (placed, released) = (entry("HOLD_PLACED", &id), entry("HOLD_RELEASED", &id));
-            json!({
-                "hold_id": id, "on": hold.subject_kind, "placed_at": instant(hold.placed_at), "placed_by": by(&placed),
-                "reason": placed["reason"], "released_at": hold.released_at.map(instant),
-                "released_by": hold.released_at.map(|_| by(&released)),
+            let placed = entry("HOLD_PLACED", &id)?;
+            let released = hold.released_at.and_then(|_| entry("HOLD_RELEASED", &id));
+            let stood = placed.place < self.purged.place && released.is_none_or(|released| released.place > self.requested.place);
+            stood.then(|| {
+                json!({
+                    "hold_id": id, "on": hold.subject_kind, "placed_at": instant(hold.placed_at), "placed_by": by(&placed.body),
+                    "reason": placed.body["reason"], "released_at": hold.released_at.map(instant),
+                    "released_by": released.map(|released| by(&released.body)),
+                })
             })
         };
-        self.facts.holds.iter().filter(stood).map(shown).collect()
+        self.facts.holds.iter().filter_map(shown).collect()
     }
 
     fn events(&self, event: &str) -> Vec<Json> {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Ledger, LogKey, LogState, Sealed, Tx, Waiting};
+use lethe_ledger::{Actor, Chain, Entry, EventType, Fault, Ledger, LogKey, LogState, Sealed, Tx};
 use lethe_stages::crash::{CrashPoint, reached};
 use lethe_verify::note::{PublicKey, SigningKey};
 use serde_json::json;
@@ -95,6 +95,16 @@ pub struct LogReport {
     pub stopped: Option<String>,
 }
 
+/// What one sees of the log.
+struct Look {
+    known: Vec<LogKey>,
+    state: LogState,
+    /// Whether something waits to be sealed.
+    waits: bool,
+    /// Whether it has waited for so long that somebody should have.
+    late: bool,
+}
+
 /// What there is to sign with.
 enum Signers {
     /// These, the first of which is the current one; the log knows at least one of them, or none at all yet.
@@ -123,13 +133,13 @@ impl KnowledgeLifecycleManager {
 
     /// Why a purge could not be proved; `None`: it can. Noted where it is news.
     pub(crate) async fn why_not_logged(&self) -> Result<Option<String>, Fault> {
-        let (known, state, waiting) = self.look_at_log().await?;
+        let Look { known, state, late, .. } = self.look_at_log().await?;
         if known.is_empty() && self.log.keyring.is_unmade() {
             return Ok(None);
         }
         let why = match self.signers(&known) {
             Signers::Keys(_) => return Ok(state.stopped_why),
-            Signers::Elsewhere if known.is_empty() || !self.is_late(waiting) => return Ok(state.stopped_why),
+            Signers::Elsewhere if known.is_empty() || !late => return Ok(state.stopped_why),
             Signers::Elsewhere => NOBODY.to_owned(),
             Signers::Unusable(why) => why,
         };
@@ -148,28 +158,29 @@ impl KnowledgeLifecycleManager {
         Ok(keys.and_then(|keys| keys.first().map(SigningKey::public)))
     }
 
-    async fn look_at_log(&self) -> Result<(Vec<LogKey>, LogState, Option<Waiting>), Fault> {
-        let look = async |tx: &mut Tx| Ok((tx.log_keys().await?, tx.log().await?, tx.waiting_to_be_sealed().await?));
+    async fn look_at_log(&self) -> Result<Look, Fault> {
+        let look = async |tx: &mut Tx| {
+            let (known, state, waiting) = (tx.log_keys().await?, tx.log().await?, tx.waiting_to_be_sealed().await?);
+            // By the clock by which entries are dated, which may be a server's.
+            let late = waiting.as_ref().is_some_and(|waiting| tx.at() - waiting.oldest_at > PATIENCE);
+            Ok(Look { known, state, waits: waiting.is_some(), late })
+        };
         self.ledger.read(look).await
-    }
-
-    fn is_late(&self, waiting: Option<Waiting>) -> bool {
-        waiting.is_some_and(|waiting| self.ledger.now() - waiting.oldest_at > PATIENCE)
     }
 
     /// Seals what waits.
     pub async fn seal(&self) -> Result<LogReport, Fault> {
-        let (known, state, waiting) = self.look_at_log().await?;
+        let Look { known, state, waits, late } = self.look_at_log().await?;
         let stopped = |why: Option<String>| LogReport { stopped: why, ..LogReport::default() };
         let keys = match self.signers(&known) {
-            Signers::Keys(_) if waiting.is_none() && state.stopped_since.is_none() => return Ok(LogReport::default()),
+            Signers::Keys(_) if !waits && state.stopped_since.is_none() => return Ok(LogReport::default()),
             // Before anything is signed: a ledger that was restored from a backup must not sign another past.
             Signers::Keys(keys) => match self.outside_allows().await? {
                 Outside::Leads => Ok(keys),
                 Outside::Forked(why) => Err(why),
                 Outside::Unknown => return Ok(stopped(state.stopped_why)),
             },
-            Signers::Elsewhere if known.is_empty() || !self.is_late(waiting) => return Ok(stopped(state.stopped_why)),
+            Signers::Elsewhere if known.is_empty() || !late => return Ok(stopped(state.stopped_why)),
             Signers::Elsewhere => Err(NOBODY.to_owned()),
             Signers::Unusable(why) => Err(why),
         };
@@ -206,10 +217,10 @@ impl KnowledgeLifecycleManager {
         // Under the log's lock, so that it is put on record once, and is sealed with the rest.
         for key in signs.iter().filter(|key| of(key).is_none()) {
             let vkey = key.public();
-            tx.add_log_key(&vkey, log.size).await?;
             let mut entry = log_entry(EventType::LogKeyAdded);
             entry.evidence = json!({"vkey": vkey.to_string(), "from_size": log.size});
-            tx.append(entry).await?;
+            let recorded = tx.append(entry).await?;
+            tx.add_log_key(&vkey, log.size, &recorded).await?;
         }
         if tx.go_on_with_log().await? {
             tx.append(log_entry(EventType::LogResumed)).await?;

@@ -137,11 +137,11 @@ pub(super) async fn retire_key(_app: &App, tx: &mut Tx, call: &Call, _prepared: 
             checkpoint be signed by both; then retire this one";
         return Err(Refusal::new(Code::InvalidArgument, message).into());
     }
-    tx.retire_log_key(&args.key).await?;
     let mut entry = Entry::new(Chain::System, None, EventType::LogKeyRetired, &call.actor, &call.operation);
     entry.reason = Some(args.reason);
     entry.evidence = json!({"vkey": args.key});
-    tx.append(entry).await?;
+    let recorded = tx.append(entry).await?;
+    tx.retire_log_key(&args.key, &recorded).await?;
     Ok(json!({"retired": args.key, "left": live.into_iter().filter(|key| *key != args.key).collect::<Vec<_>>()}))
 }
 
@@ -177,16 +177,16 @@ pub(super) async fn adopt_key(_app: &App, tx: &mut Tx, call: &Call, prepared: Js
         return Err(Refusal::new(Code::InvalidArgument, message).into());
     }
     let replaced: Vec<_> = keys.iter().filter(|key| key.retired_at.is_none()).map(|key| key.vkey.clone()).collect();
-    for key in &replaced {
-        tx.retire_log_key(key).await?;
-    }
     let key = vkey.parse().map_err(|error| Refusal::new(Code::LogKeyUnknown, format!("`{vkey}`: {error}")))?;
     let from_size = tx.log().await?.size;
-    tx.add_log_key(&key, from_size).await?;
     let mut entry = Entry::new(Chain::System, None, EventType::LogKeyAdded, &call.actor, &call.operation);
     entry.reason = Some(args.reason);
     entry.evidence = json!({"vkey": vkey, "from_size": from_size, "adopted_without": replaced});
-    tx.append(entry).await?;
+    let recorded = tx.append(entry).await?;
+    for replaced in &replaced {
+        tx.retire_log_key(replaced, &recorded).await?;
+    }
+    tx.add_log_key(&key, from_size, &recorded).await?;
     Ok(json!({"adopted": vkey, "retired": replaced,
         "note": "whoever verifies this log must be told of the new key: no earlier key vouches for it"}))
 }
