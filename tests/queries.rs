@@ -331,6 +331,21 @@ async fn auditors_questions_have_answers() {
     invariants::check(&world).await;
 }
 
+/// It is judged by what is on record whether a purge was early, so the retention begins there, however the clock stands.
+#[tokio::test]
+async fn a_retention_begins_when_the_archive_is_on_record() {
+    let world = World::new().await;
+    let plane = world.acme(2).await;
+    world.reach(&plane, "evict").await;
+    let finished = world.app.manager.perform(&world.claim(&plane).await).await;
+    world.clock.advance(TimeDelta::seconds(-5));
+    world.record(&finished).await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED");
+    let on_record = "SELECT count(*) FROM offboardings o JOIN trail t ON t.offboarding_id = o.id
+        WHERE t.body LIKE '%\"to_state\":\"ARCHIVED\"%' AND o.retention_us = 0 AND o.retention_until = t.at";
+    assert_eq!(world.number(on_record).await, 1);
+}
+
 #[tokio::test]
 async fn a_purge_whose_steps_are_missing_is_found() {
     let (world, _keys, _) = eventful().await;

@@ -19,6 +19,8 @@ use crate::config::{Config, StoreConfig};
 
 /// The longest time after which a run that waits for an hour is looked at again: the hours may have been changed.
 pub(crate) const LOOK: TimeDelta = TimeDelta::hours(1);
+/// How long one waits where two clocks disagree on whether it is open.
+pub(crate) const MOMENT: TimeDelta = TimeDelta::seconds(1);
 /// Openings that are looked at for an hour at which all of a plane's stores are open.
 const OPENINGS: usize = 32;
 

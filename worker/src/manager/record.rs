@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lethe_ledger::{Actor, Case, Changes, EventType, Fault, Move, NoticeKind, OffboardingStatus, RunStatus, Settlement, Tx};
 use lethe_stages::{
     Code, EvictMode, GraceAccess, LifecycleState, StageError, StageOutcome, Step,
@@ -121,7 +121,8 @@ impl KnowledgeLifecycleManager {
             Err(error) if error.code() == Code::StoreWindow.as_str() => {
                 let refusal = hours::open(&self.config, case, tx.at()).err();
                 let until = refusal.as_ref().and_then(|refusal| serde_json::from_value(refusal.details["until"].clone()).ok());
-                let due_at = until.unwrap_or(tx.at()).min(tx.at() + hours::LOOK);
+                // Closed by the clock of the machine where it ran, and open by this one: a moment later it is open by both.
+                let due_at = until.unwrap_or(tx.at() + hours::MOMENT).min(tx.at() + hours::LOOK);
                 let settlement = Settlement::Postponed { due_at, blocked: refusal };
                 batch.changes.settle(&case.run, &settlement);
                 Ok(())
@@ -265,10 +266,11 @@ impl KnowledgeLifecycleManager {
         prefix: &str,
         actor: &Actor,
     ) -> Result<(), Fault> {
-        self.transition(tx, batch, case, LifecycleState::Archived, actor).await?;
+        let archived_at = self.transition(tx, batch, case, LifecycleState::Archived, actor).await?;
         let plan = self.plan(case, manifest, prefix, 0)?;
         batch.changes.set_plan(&plan);
-        let until = tx.at() + case.offboarding.terms.retention;
+        // From what is on record, by which it is judged whether a purge was early.
+        let until = archived_at + case.offboarding.terms.retention;
         batch.changes.start_wait(Wait::Retention, case.offboarding.id, until);
         self.announce(tx, of_offboarding(NoticeKind::Purge, &case.offboarding, until)).await?;
         let next = case.follow(tx, Step::Purge, until).moved(LifecycleState::Archived).waits(Wait::Retention, until);
@@ -276,6 +278,7 @@ impl KnowledgeLifecycleManager {
         Ok(())
     }
 
+    /// Moves the plane, on record. Answers when that is dated.
     async fn transition(
         &self,
         tx: &mut Tx,
@@ -283,13 +286,14 @@ impl KnowledgeLifecycleManager {
         case: &Case,
         to: LifecycleState,
         actor: &Actor,
-    ) -> Result<(), Fault> {
+    ) -> Result<DateTime<Utc>, Fault> {
         let mut entry = about(case, EventType::Transition, actor, "worker");
         entry.from_state = Some(case.plane.state);
         entry.to_state = Some(to);
         let recorded = tx.append(entry).await?;
+        let at = recorded.at;
         batch.changes.move_plane(Move { plane_id: case.plane.id, from: case.plane.state, to, recorded });
-        Ok(())
+        Ok(at)
     }
 }
 
