@@ -74,6 +74,19 @@ fn row(row: &Row) -> Result<SuspensionRow, Fault> {
     })
 }
 
+/// Of the newest such offboarding, by the order of insertion.
+macro_rules! unrestored {
+    ($place:literal) => {
+        concat!(
+            "SELECT o.id FROM offboardings o WHERE o.plane_id = $1 AND o.status = 'cancelled' AND EXISTS
+                (SELECT 1 FROM suspensions s WHERE s.offboarding_id = o.id AND s.outcome = 'not_restored')
+             ORDER BY ",
+            $place,
+            " DESC LIMIT 1"
+        )
+    };
+}
+
 statements! {
     KEEP = "write down what is suspended",
         "INSERT INTO suspensions (offboarding_id, kind, what, before, suspended_at) VALUES ($1, $2, $3, $4, $5)
@@ -106,10 +119,7 @@ statements! {
         "UPDATE suspensions SET accepted_at = $2 WHERE offboarding_id = $1 AND kind <> 'token'
             AND (outcome IS NULL OR outcome = 'not_restored') AND accepted_at IS NULL";
     REOPEN = "try to restore again", "UPDATE suspensions SET accepted_at = NULL WHERE offboarding_id = $1 AND outcome = 'not_restored'";
-    UNRESTORED = "look for what is not restored",
-        "SELECT o.id FROM offboardings o WHERE o.plane_id = $1 AND o.status = 'cancelled' AND EXISTS
-            (SELECT 1 FROM suspensions s WHERE s.offboarding_id = o.id AND s.outcome = 'not_restored')
-         ORDER BY o.requested_at DESC LIMIT 1";
+    UNRESTORED = "look for what is not restored", unrestored!("o.rowid"), unrestored!("o.place");
     // Tokens are counted, not listed: there may be very many.
     OTHERS = "read what is suspended",
         "SELECT * FROM suspensions WHERE offboarding_id = $1 AND kind <> 'token' ORDER BY kind DESC, length(what), what";
