@@ -12,11 +12,12 @@ use crate::support::{
     knowledge,
 };
 
-/// Waits for another process, up to 30 seconds.
+/// Waits for another process, up to 90 seconds: one that stands still in a transaction is thrown out by the server after 30, and until then
+/// keeps others waiting.
 async fn until(what: &str, mut there: impl FnMut() -> bool) {
     let began = Instant::now();
     while !there() {
-        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
+        assert!(began.elapsed() < Duration::from_secs(90), "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
