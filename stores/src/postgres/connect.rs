@@ -19,8 +19,9 @@ use super::url::Server;
 /// How long a server may take to answer a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Text of values depends on these settings; locks are not waited for without end, because everybody else would wait behind us. They are
-/// made in the message that begins the transaction.
+/// Text of values depends on these settings; locks are not waited for without end, because everybody else would wait behind us; and no plan
+/// is compiled: whoever looks past the indexes makes every plan seem dear enough for that. They are made in the message that begins the
+/// transaction.
 macro_rules! begun {
     ($kind:literal) => {
         concat!(
@@ -29,7 +30,8 @@ macro_rules! begun {
             "; SELECT set_config(name, value, true) FROM (VALUES
                 ('search_path', 'pg_catalog'), ('row_security', 'off'), ('lock_timeout', '10s'), ('client_min_messages', 'warning'),
                 ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'), ('bytea_output', 'hex'),
-                ('extra_float_digits', '1'), ('lc_monetary', 'C'), ('xmlbinary', 'base64')
+                ('extra_float_digits', '1'), ('lc_monetary', 'C'), ('xmlbinary', 'base64'),
+                ('jit', 'off')
             ) AS settings (name, value)"
         )
     };
