@@ -425,7 +425,6 @@ fn hash(text: &Json) -> Hash {
     BASE64_STANDARD.decode(text.as_str().unwrap()).unwrap().try_into().unwrap()
 }
 
-/// What is outside was rolled back, forked, changed or taken away; or this ledger was.
 /// Where several write, no entry is dated before the one before it, whatever the clock says; a key is dated as the entry that names it.
 #[tokio::test]
 async fn a_key_that_comes_when_the_clock_is_set_back_is_dated_as_it_is_on_record() {
@@ -447,6 +446,7 @@ async fn a_key_that_comes_when_the_clock_is_set_back_is_dated_as_it_is_on_record
     verified(&world).await;
 }
 
+/// What is outside was rolled back, forked, changed or taken away; or this ledger was.
 #[tokio::test]
 async fn what_is_published_is_compared_and_a_fork_stops_the_log() {
     let log = Log::new();

@@ -37,7 +37,8 @@ async fn stand_still(installed: &Installed, process: &Child) {
     }
     let mut ledger = knowledge::open(&installed.path("lethe.db")).await;
     sqlx::query("PRAGMA busy_timeout = 0").execute(&mut ledger).await.expect("do not wait");
-    loop {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(90) {
         signal(process, "STOP");
         // All its threads stand still by then.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -47,6 +48,7 @@ async fn stand_still(installed: &Installed, process: &Child) {
         signal(process, "CONT");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    panic!("it was in a transaction whenever it was looked at");
 }
 
 async fn exits(mut child: Child, what: &str) {

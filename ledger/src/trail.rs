@@ -309,7 +309,7 @@ pub struct Recorded {
     pub event_id: Uuid,
     /// Its number in its chain.
     pub sequence_no: i64,
-    /// When it is dated: not before the entry before it, so perhaps after its transaction's instant.
+    /// When it is dated: where others write too, not before the entry before it, so perhaps after its transaction's instant.
     pub at: DateTime<Utc>,
 }
 
@@ -319,11 +319,11 @@ pub struct TrailEntry {
     /// The entry's fields, commitments included.
     #[serde(flatten)]
     pub body: Json,
-    /// Its hash.
-    pub hash: String,
     /// Where it stands among all entries. Of two that waited for one lock, the later one stands behind, whatever their times.
     #[serde(skip)]
     pub place: i64,
+    /// Its hash.
+    pub hash: String,
     /// The hash before it.
     pub previous: String,
     /// The values to which it is committed, as far as they still exist.
@@ -522,7 +522,8 @@ impl Tx {
             let head = &self.unwritten.heads[&entry.chain];
             (head.hash.clone(), head.next, head.at)
         };
-        // No entry is dated before the one before it, whichever transaction began first. Nothing is decided by this instant.
+        // Where others write too, no entry is dated before the one before it, whichever transaction began first. Nothing is ordered by this
+        // instant; a retention begins with it.
         let at = last.map_or(self.at(), |last| last.max(self.at()));
         let event_id = self.new_id();
         let tenant_id = holder(entry.tenant_id);
