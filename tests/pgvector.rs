@@ -1,6 +1,7 @@
 //! PostgreSQL and pgvector: planes there are closed, archived, erased and proved gone as anywhere, and what is in the way is named.
 
 use serde_json::json;
+use sqlx::Connection;
 
 use crate::support::{
     World, invariants,
@@ -98,9 +99,15 @@ async fn the_planner_forgets_a_plane_whose_partition_goes_and_learns_nothing_new
         let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
         let known: &[&str] = if analysed { &["body"] } else { &[] };
         assert_eq!(kept(&db, "marker-p1-").await, known);
+        // Each row of its samples, and which transaction wrote it.
+        let of_neighbour =
+            "SELECT concat(staattnum, ' ', xmin) FROM pg_statistic WHERE starelid = 'kb.chunks_p2'::regclass ORDER BY 1";
+        let neighbour = db.texts(of_neighbour).await;
+        assert_eq!(neighbour.is_empty(), !analysed);
         world.archived(&plane).await;
         assert_eq!(kept(&db, "p1").await, Vec::<String>::new(), "nothing of the plane");
         assert_eq!(kept(&db, "marker-p2-").await, known, "the neighbour's are there if they were");
+        assert_eq!(db.texts(of_neighbour).await, neighbour, "and its partition was not looked through for it");
     }
 }
 
@@ -301,6 +308,48 @@ async fn a_mapping_that_the_schema_cannot_serve_is_refused_with_what_was_found()
     }
     let own = db.texts("SELECT relname::text FROM pg_class WHERE relname LIKE 'lethe%'").await;
     assert_eq!(own, Vec::<String>::new(), "nothing was changed");
+}
+
+#[tokio::test]
+async fn records_put_back_into_a_partition_are_found_and_no_neighbour_is_searched_for_them() {
+    // Where a default takes any value, every partition is asked.
+    for default in [false, true] {
+        let (world, db) = (World::new().await, Database::new().await);
+        db.chunks("kb.chunks", true, &[("p1", 12), ("p2", 20)]).await;
+        let odd = r"CREATE TABLE kb.odd PARTITION OF kb.chunks FOR VALUES IN ('it''s', E'a\\b', '), (', ' P1')";
+        db.as_app(odd).await.expect("a partition");
+        if default {
+            db.as_app("CREATE TABLE kb.rest PARTITION OF kb.chunks DEFAULT").await.expect("a partition");
+        }
+        db.register(&world).await;
+        let plane = db.bind(&world, "acme", "kb.chunks", "p1").await;
+        let backup =
+            "CREATE TABLE public.kept AS SELECT * FROM kb.chunks WHERE plane = 'p1'; GRANT SELECT ON public.kept TO PUBLIC";
+        db.as_admin(backup).await.expect("a backup");
+        world.purged(&plane).await;
+        let back = |value: &str| {
+            let columns = "body, meta, score, seen, source, raw, tags, pad, weight, page, embedding";
+            format!("INSERT INTO kb.chunks (id, plane, {columns}) SELECT id, '{value}', {columns} FROM public.kept")
+        };
+        for value in if default { [" P1", "p1 "] } else { [" P1", " P1"] } {
+            db.as_app(&back(value)).await.expect("records");
+            assert_eq!(world.run_probe("user:bob", &plane).await.found, 1, "{value:?}, default {default}");
+            let finding = world.finding(&plane).await.expect("a finding");
+            assert_eq!(finding["evidence"]["stores"][0]["seen"]["keys_found"], 12, "{finding}");
+            db.as_app(&format!("DELETE FROM kb.chunks WHERE plane = '{value}'")).await.expect("removed again");
+            assert_eq!(world.run_probe("user:bob", &plane).await.clean, 1);
+        }
+        // Another value's records under the same keys are a neighbour's, and theirs alone.
+        db.as_app(&back("it''s")).await.expect("records");
+        assert_eq!(world.run_probe("user:bob", &plane).await.clean, 1);
+        if !default {
+            let mut neighbour = sqlx::PgConnection::connect(&db.app_url()).await.expect("connect");
+            let lock = "BEGIN; LOCK TABLE kb.chunks_p2 IN ACCESS EXCLUSIVE MODE";
+            sqlx::raw_sql(lock).execute(&mut neighbour).await.expect("a lock");
+            assert_eq!(world.run_probe("user:bob", &plane).await.clean, 1, "it waits for nobody");
+        }
+        invariants::check(&world).await;
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod dependents;
 mod erase;
 mod fence;
 mod guard;
+mod partition;
 mod proof;
 mod read;
 mod schema;
@@ -162,7 +163,7 @@ impl KnowledgeStore for PostgresStore {
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
         covered(permit, self.plane_id)?;
         let (mut connection, table) = self.writing().await?;
-        let scrubbed = scrub::scrub(&mut connection, &table, permit).await?;
+        let scrubbed = scrub::scrub(&self.server, &mut connection, &table, permit).await?;
         self.kept.give_back(connection).await;
         Ok(scrubbed)
     }

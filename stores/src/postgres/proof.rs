@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     columns::{Class, written_vector},
     connect::failed,
-    fence, guard, read,
+    fence, guard, partition, read,
     read::record,
     schema::Table,
     sql::{Param, Sql, name, statement},
@@ -153,11 +153,20 @@ async fn anywhere(connection: &mut PgConnection, table: &Table, keys: &[&Key]) -
     // loaded one document). Of other planes' records, only those then count that are nobody's or whose plane differs from ours in
     // nothing but case and outer white space: what a move out of the mapping's sight looks like.
     if let (Some(plane), false) = (&table.plane, table.key_is_global) {
-        let column = name(&table.columns[plane.column].name);
-        query = query
-            .text(format!(" AND ({column} IS NULL OR lower(btrim({column}::text)) = lower(btrim("))
-            .param(Param::Text(plane.text.clone()))
-            .text(")))");
+        let column = &table.columns[plane.column];
+        let quoted = name(&column.name);
+        query = query.text(format!(" AND ({quoted} IS NULL OR "));
+        query = match partition::values_like(connection, table).await? {
+            // By name, so that the server asks the partitions of these values, and none of a neighbour's.
+            Some(values) => query
+                .text(format!("{quoted} = ANY ("))
+                .param(Param::Texts(values))
+                .text(format!("::text[]::{}[]))", column.plane_type())),
+            None => query
+                .text(format!("lower(btrim({quoted}::text)) = lower(btrim("))
+                .param(Param::Text(plane.text.clone()))
+                .text(")))"),
+        };
     }
     let rows = query.query().fetch_all(connection).await;
     let rows = rows.map_err(failed(format!("look for known keys in table {}", table.resource())))?;

@@ -11,19 +11,25 @@ use serde_json::{Value as Json, json};
 use sqlx::{AssertSqlSafe, Executor, Row, postgres::PgConnection};
 
 use super::{
-    connect::{READING, WRITING, begin, commit, failed},
+    connect::{READING, WRITING, begin, close, commit, connect, failed},
     erase::permitted,
     fence,
+    partition::{Apart, own_partition, stands_apart},
     schema::Table,
     sql::statement,
-    whole::own_partition,
+    url::Server,
 };
 
 /// How long transactions are waited for that began before the records were erased and may still see them.
 const OLDER_TRANSACTIONS: Duration = Duration::from_secs(20);
 
 /// Removes what is left of erased records.
-pub(super) async fn scrub(connection: &mut PgConnection, table: &Table, permit: &Permit) -> Result<Json, PortError> {
+pub(super) async fn scrub(
+    server: &Server,
+    connection: &mut PgConnection,
+    table: &Table,
+    permit: &Permit,
+) -> Result<Json, PortError> {
     let mut not_covered = vec![
         "copies of the database: backups, replicas, archived WAL".to_owned(),
         "WAL that is still kept, until the server recycles it".to_owned(),
@@ -36,8 +42,7 @@ pub(super) async fn scrub(connection: &mut PgConnection, table: &Table, permit: 
     let apart = stands_apart(connection, table).await?;
     if apart == Apart::Here && is_sampled(connection, table).await? {
         // The planner's samples of the whole table forget the plane while its empty partition still shows that they have to.
-        let analyse = format!("ANALYZE {}", table.quoted());
-        connection.execute(AssertSqlSafe(analyse)).await.map_err(failed(format!("analyse table {}", table.resource())))?;
+        analyse_whole(server, connection, table).await?;
     }
     let dropped = drop_partition(connection, table, permit).await?;
     let truncated = dropped.is_none() && truncate(connection, table, permit).await?;
@@ -83,34 +88,6 @@ async fn wait_for_older_transactions(connection: &mut PgConnection) -> Result<bo
         tokio::time::sleep(Duration::from_millis(100)).await;
         waited += Duration::from_millis(100);
     }
-}
-
-/// Where the plane's records stood, by the table's partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Apart {
-    /// In a partition of their own, which is still there.
-    Here,
-    /// In one that is gone: no partition takes the plane's value, so no other file ever held a record of it.
-    Gone,
-    /// In files that others share.
-    No,
-}
-
-async fn stands_apart(connection: &mut PgConnection, table: &Table) -> Result<Apart, PortError> {
-    let (true, Some(column)) = (table.partitioned, table.plane_column()) else { return Ok(Apart::No) };
-    if own_partition(connection, table).await?.is_some() {
-        return Ok(Apart::Here);
-    }
-    const TAKES: &str = r"
-        SELECT p.partstrat = 'l' AND p.partnatts = 1 AND p.partdefid = 0 AND a.attname = $2 AND NOT EXISTS (
-            SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1::oid
-              AND position(quote_literal($3) IN pg_get_expr(c.relpartbound, c.oid)) + position($3 IN pg_get_expr(c.relpartbound, c.oid)) > 0)
-        FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
-        WHERE p.partrelid = $1::oid";
-    let none = statement(TAKES).bind(table.oid).bind(column.to_owned()).bind(table.plane_text().to_owned());
-    let none = none.fetch_optional(connection).await;
-    let none = none.map_err(failed(format!("look at the partitions of table {}", table.resource())))?;
-    Ok(if none.is_some_and(|row| row.get::<bool, _>(0)) { Apart::Gone } else { Apart::No })
 }
 
 /// Detaches and drops the partition that holds the plane's value and no other, if there is one and it is empty.
@@ -179,6 +156,42 @@ async fn is_sampled(connection: &mut PgConnection, table: &Table) -> Result<bool
     .await
     .map_err(failed(doing))?;
     Ok(row.get(0))
+}
+
+/// Draws the planner's samples of the table as a whole anew, and of no partition by itself: there may be thousands, and ANALYZE of the whole
+/// looks through each. It passes over those that somebody has locked, so another connection locks what nobody else has, against no query
+/// and no change of a record.
+async fn analyse_whole(server: &Server, connection: &mut PgConnection, table: &Table) -> Result<(), PortError> {
+    let doing = format!("analyse table {}", table.resource());
+    let mut beside = connect(server).await?;
+    let mut locked = begin(&mut beside, WRITING).await?;
+    let lock = format!(
+        "DO $$
+         DECLARE part regclass;
+         BEGIN
+            FOR part IN SELECT relid FROM pg_partition_tree({}::oid::regclass) WHERE level > 0 LOOP
+                BEGIN
+                    EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', part);
+                EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table THEN
+                    NULL; -- passed over too, or looked through
+                END;
+            END LOOP;
+         END $$",
+        table.oid
+    );
+    statement(lock).execute(&mut *locked).await.map_err(failed(doing.clone()))?;
+    let mut tx = begin(connection, WRITING).await?;
+    // Ours, so that the whole is not passed over.
+    for sql in [
+        format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", table.quoted()),
+        format!("ANALYZE (SKIP_LOCKED) {}", table.quoted()),
+    ] {
+        tx.execute(AssertSqlSafe(sql)).await.map_err(failed(doing.clone()))?;
+    }
+    commit(tx, &doing).await?;
+    drop(locked);
+    close(beside).await;
+    Ok(())
 }
 
 /// Columns of an empty table of which the planner still keeps samples.

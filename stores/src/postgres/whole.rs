@@ -9,35 +9,13 @@ use lethe_stages::{Permit, ports::PortError};
 use sqlx::{Row, postgres::PgConnection};
 
 use super::{
-    columns::Class,
     connect::{WRITING, begin, commit, failed},
     erase::permitted,
     fence,
+    partition::own_partition,
     schema::Table,
-    sql::{name, statement},
+    sql::statement,
 };
-
-const OWN_PARTITION: &str = r"
-SELECT n.nspname::text, c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-     JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
-     JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attnum = p.partattrs[0]
-WHERE i.inhparent = $1::oid AND c.relkind = 'r' AND p.partstrat = 'l' AND p.partnatts = 1 AND a.attname = $2
-  AND pg_get_expr(c.relpartbound, c.oid) = CASE WHEN $4 THEN format('FOR VALUES IN (%s)', $3) ELSE format('FOR VALUES IN (%L)', $3) END";
-
-/// The partition that holds the plane's value and no other, quoted; if there is one.
-pub(super) async fn own_partition(connection: &mut PgConnection, table: &Table) -> Result<Option<String>, PortError> {
-    let (true, Some(column)) = (table.partitioned, table.plane_column()) else { return Ok(None) };
-    let row = statement(OWN_PARTITION)
-        .bind(table.oid)
-        .bind(column.to_owned())
-        .bind(table.plane_text().to_owned())
-        // Only a number's text stands in a bound as it is; of a text it could be another bound altogether.
-        .bind(table.plane.as_ref().is_some_and(|plane| table.columns[plane.column].class == Class::Integer))
-        .fetch_optional(connection)
-        .await
-        .map_err(failed(format!("look for the plane's partition of table {}", table.resource())))?;
-    Ok(row.map(|row| format!("{}.{}", name(&row.get::<String, _>(0)), name(&row.get::<String, _>(1)))))
-}
 
 /// The state of the plane's partition, in a transaction of the caller's; `None` where it has none of its own.
 pub(super) async fn state(connection: &mut PgConnection, table: &Table) -> Result<Option<String>, PortError> {
