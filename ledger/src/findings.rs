@@ -155,7 +155,7 @@ statements! {
     CONFIRM = "confirm an attestation",
         "UPDATE attestations SET confirmed_by = $2, confirmed_at = $3 WHERE id = $1 AND confirmed_at IS NULL AND proposed_by <> $2";
     REVOKE = "end a plane's attestations",
-        "UPDATE attestations SET confirmed_by = NULL, confirmed_at = NULL WHERE plane_id = $1 AND confirmed_at IS NOT NULL";
+        "UPDATE attestations SET confirmed_by = NULL, confirmed_at = NULL WHERE plane_id = $1 AND store_id = $2 AND confirmed_at IS NOT NULL";
     ATTESTATION = "read an attestation",
         "SELECT a.*, s.name FROM attestations a JOIN stores s ON s.id = a.store_id WHERE a.id = $1";
     ATTESTATIONS = "read a plane's attestations",
@@ -218,9 +218,9 @@ impl Tx {
         self.sql(&CONFIRM).bind(id).bind(by).bind(at).one().await
     }
 
-    /// Ends what was attested of a plane's stores: it can be proposed and confirmed again. Answers how many there were.
-    pub async fn end_attestations(&mut self, plane: Uuid) -> Result<u64, Fault> {
-        self.sql(&REVOKE).bind(plane).run().await
+    /// Ends what was attested of one of a plane's stores: it can be proposed and confirmed again. Answers how many there were.
+    pub async fn end_attestations(&mut self, plane: Uuid, store: Uuid) -> Result<u64, Fault> {
+        self.sql(&REVOKE).bind(plane).bind(store).run().await
     }
 
     /// The attestation.

@@ -161,8 +161,12 @@ pub struct RunRef {
     pub epoch: i64,
     /// Failures recorded before this one, from 0.
     pub attempt: i64,
-    /// How often this offboarding exported before, from 0.
+    /// How often this offboarding began to export before, from 0.
     pub round: u32,
+    /// How often an evict of this offboarding found records that no export held.
+    pub appeared: u32,
+    /// The word for the failure before this attempt.
+    pub failed: Option<String>,
 }
 
 /// How much a handler holds in memory at a time.
@@ -336,10 +340,12 @@ impl StageError {
         self
     }
 
-    /// Several stores' failures as one: an operator acts where one of them needs that.
+    /// Several stores' failures as one: an operator acts where one of them needs that, and hours that are over hide no failure.
     pub fn of_all(failures: Vec<StageError>) -> Option<Self> {
         let halts = failures.iter().any(|failure| matches!(failure, StageError::Halt(_)));
-        let first = failures.iter().find(|failure| matches!(failure, StageError::Halt(_)) == halts)?;
+        let mut worst: Vec<_> = failures.iter().filter(|failure| matches!(failure, StageError::Halt(_)) == halts).collect();
+        worst.sort_by_key(|failure| failure.code() == Code::StoreWindow.as_str());
+        let first = worst.first()?;
         let messages: Vec<_> = failures.iter().map(|failure| failure.trouble().message.as_str()).collect();
         let trouble = Trouble {
             code: first.code().to_owned(),

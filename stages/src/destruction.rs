@@ -8,7 +8,10 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::lifecycle::{EvictMode, Ground};
+use crate::{
+    lifecycle::{EvictMode, Ground},
+    ports::{KnowledgeStore, PortError},
+};
 
 /// The version of this document's shape.
 pub const DESTRUCTION_PLAN_SCHEMA: u32 = 2;
@@ -22,6 +25,18 @@ pub struct Attested {
     pub attestation_id: Uuid,
     /// `sha256:` of what they based it on.
     pub evidence_sha256: String,
+}
+
+/// In a word, what a store says that may be gone; `None` where it answers and knows the plane, so that it is there. A fence that names the
+/// plane is enough for that, though nothing enforces it any more.
+pub async fn said_when_gone(store: &dyn KnowledgeStore) -> Option<&'static str> {
+    match store.prove_empty(&[]).await {
+        Ok(_) => None,
+        Err(PortError::Transient(_)) => Some("no answer"),
+        Err(PortError::WrongPlace(_)) if store.describe().await.is_ok_and(|found| found.fence.is_some()) => None,
+        Err(PortError::WrongPlace(_)) => Some("another place answers"),
+        Err(_) => Some("it cannot be used"),
+    }
 }
 
 /// What is destroyed of one binding.

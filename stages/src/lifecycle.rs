@@ -312,8 +312,8 @@ pub fn refuse_move(from: LifecycleState, to: LifecycleState) -> Option<crate::Re
     })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-/// What a mode of access the fence leaves open in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What a mode of access the fence leaves open in a store; the later, the less.
 pub enum FenceMode {
     /// Writes are refused, reads go on.
     #[serde(rename = "read_only")]

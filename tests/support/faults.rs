@@ -48,6 +48,8 @@ pub struct Plan {
     hook: Mutex<Option<Awaited>>,
     /// The next part is written without its last record, and said to be whole.
     lie: AtomicBool,
+    /// Stores say that they refuse writes only, whatever they are asked.
+    half_closed: AtomicBool,
 }
 
 impl Plan {
@@ -109,9 +111,23 @@ impl FaultyWorld {
         *self.plan.hook.lock().unwrap() = Some((verb, number, Box::new(happens)));
     }
 
+    /// Lets the n-th call of a verb from now, from 1, fail as a transient fault before it is done.
+    pub fn fail_at(&self, verb: &'static str, number: u64) {
+        let plan = self.plan.clone();
+        self.on_call(verb, number, move || {
+            let this = plan.calls.load(Ordering::SeqCst) - 1;
+            *plan.fail.lock().unwrap() = Some((this, Failing::NotDone, PortError::Transient("injected".into())));
+        });
+    }
+
     /// Lets the archive lose a record of the next part and say that it did not.
     pub fn lie(&self) {
         self.plan.lie.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets stores say, or no longer, that they refuse writes only, whatever they are asked.
+    pub fn half_close(&self, so: bool) {
+        self.plan.half_closed.store(so, Ordering::SeqCst);
     }
 
     /// Every port call so far, by verb.
@@ -196,7 +212,11 @@ impl KnowledgeStore for FaultyStore {
         self.plan.through("store.page", self.inner.page(after, limit)).await
     }
     async fn fence(&self, mode: FenceMode, epoch: i64) -> Result<FenceReport, PortError> {
-        self.plan.through("store.fence", self.inner.fence(mode, epoch)).await
+        let mut report = self.plan.through("store.fence", self.inner.fence(mode, epoch)).await?;
+        if self.plan.half_closed.load(Ordering::SeqCst) {
+            report.mode = FenceMode::ReadOnly;
+        }
+        Ok(report)
     }
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
         self.plan.through("store.unfence", self.inner.unfence(epoch)).await

@@ -20,6 +20,7 @@ pub(super) struct Archive;
 
 /// Exports after which records that keep appearing are an operator's concern.
 const ROUNDS_MAX: u32 = 5;
+const KEEPS_CHANGING: &str = "KEEPS_CHANGING";
 
 #[async_trait]
 impl StageHandler for Archive {
@@ -80,10 +81,28 @@ async fn export(context: &StageContext) -> Result<StageOutcome, StageError> {
     Ok(StageOutcome::Done(Done { evidence, manifest: Some(manifest), known: Vec::new() }))
 }
 
+/// An operator's concern, store by store.
+fn keeps_changing(context: &StageContext, removed: &[removal::Removed]) -> StageError {
+    let exports = context.run.appeared + 1;
+    let changing = removed.iter().enumerate().filter(|(_, removed)| removed.remaining > 0).map(|(binding, removed)| {
+        let bound = &context.stores[binding];
+        StageError::halt(
+            KEEPS_CHANGING,
+            format!(
+                "evict {} of store {}: {} record(s) appeared after the last of {exports} exports; something writes past the fence: \
+                 stop it, then `lethe offboarding retry` exports them too",
+                bound.resource, bound.name, removed.remaining
+            ),
+        )
+        .of_store(binding)
+    });
+    StageError::of_all(changing.collect()).expect("records appeared somewhere")
+}
+
 async fn evict(context: &StageContext) -> Result<StageOutcome, StageError> {
     let permit = context.permit()?;
     let manifest = removal::approved_manifest(context).await?;
-    super::all_answer(context).await?;
+    super::all_ready(context).await?;
     let mut stores = Vec::new();
     let mut unexported = 0;
     for (binding, bound) in context.stores.iter().enumerate() {
@@ -95,13 +114,9 @@ async fn evict(context: &StageContext) -> Result<StageOutcome, StageError> {
     reached(CrashPoint::EvictErased);
     if unexported > 0 {
         let counts: Vec<_> = stores.iter().map(removal::Removed::to_json).collect();
-        if context.run.round + 1 >= ROUNDS_MAX {
-            return Err(StageError::halt(
-                "KEEPS_CHANGING",
-                format!(
-                    "evict: {unexported} record(s) appeared after each of {ROUNDS_MAX} exports; something writes past the fence"
-                ),
-            ));
+        // Whoever lets it go on after that has it exported once more.
+        if context.run.appeared + 1 >= ROUNDS_MAX && context.run.failed.as_deref() != Some(KEEPS_CHANGING) {
+            return Err(keeps_changing(context, &stores));
         }
         return Ok(StageOutcome::ExportAgain(json!({"unexported": unexported, "stores": counts})));
     }

@@ -29,6 +29,14 @@ enum Next {
     Records(String, Vec<Record>),
 }
 
+/// The parts of this round.
+#[derive(Default)]
+struct Copied {
+    parts: Vec<Part>,
+    /// Whether an interrupted run completed some of them.
+    resumed: bool,
+}
+
 /// What is copied, and where to.
 struct Copying<'a> {
     context: &'a StageContext,
@@ -57,7 +65,7 @@ pub(super) async fn export_store(
     let (pages, next) = channel(0);
     let (read, written) = join(copying.read(pages), copying.write(next)).await;
     read?;
-    let mut parts = written?;
+    let Copied { mut parts, resumed } = written?;
 
     let exported: u64 = parts.iter().map(|part| part.rows).sum();
     let counted = store.count().await.map_err(|error| StageError::port(&doing("count"), error))?;
@@ -84,7 +92,8 @@ pub(super) async fn export_store(
         resource: bound.resource.clone(),
         source_rows_before: before,
         source_rows_after: counted,
-        state: state_after.filter(|after| state_before.as_ref() == Some(after)),
+        // Parts of an earlier run were read before the store was looked at: what it is now is not what they hold.
+        state: state_after.filter(|after| !resumed && state_before.as_ref() == Some(after)),
         rows,
         bytes: parts.iter().map(|part| part.bytes).sum(),
         parts,
@@ -123,13 +132,16 @@ impl Copying<'_> {
     }
 
     /// Writes part after part and reads each back. Answers those that are there now.
-    async fn write(&self, mut next: Receiver<Next>) -> Result<Vec<Part>, StageError> {
-        let mut parts = Vec::new();
+    async fn write(&self, mut next: Receiver<Next>) -> Result<Copied, StageError> {
+        let mut copied = Copied::default();
         let mut exported = 0;
         let mut verified = Ok(());
         while let Some(next) = next.next().await {
             let part = match next {
-                Next::Complete(part) => part,
+                Next::Complete(part) => {
+                    copied.resumed = true;
+                    part
+                }
                 Next::Records(key, records) => self.write_part(&key, &records).await?,
             };
             // Everything is written even so: else the next run would go on behind the last record of a part that is not what was written,
@@ -138,10 +150,10 @@ impl Copying<'_> {
                 verified = self.verify(&part).await;
             }
             exported += part.rows;
-            parts.push(part);
+            copied.parts.push(part);
             self.context.progress.report(self.binding, "exported", exported, self.total);
         }
-        verified.map(|()| parts)
+        verified.map(|()| copied)
     }
 
     async fn write_part(&self, key: &str, records: &[Record]) -> Result<Part, StageError> {

@@ -44,9 +44,8 @@ impl StageHandler for Deactivate {
 }
 
 async fn close(context: &StageContext, bound: &BoundStore) -> Result<Json, StageError> {
-    let fenced = bound.store.fence(FenceMode::Closed, context.run.epoch).await;
     let doing = format!("close {} in store {}", bound.resource, bound.name);
-    let report = fenced.map_err(|error| StageError::port(&doing, error))?;
+    let report = super::fence(context, bound, FenceMode::Closed, &doing).await?;
     reached(CrashPoint::DeactivateClosed);
     Ok(json!({"store": bound.name, "resource": bound.resource, "fence": report}))
 }

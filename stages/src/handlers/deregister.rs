@@ -138,9 +138,8 @@ async fn suspend(context: &StageContext, bound: &BoundStore, found: Found) -> Re
     let fence = match fence_mode(context.facts.grace_access) {
         None => None,
         Some(mode) => {
-            let fenced = bound.store.fence(mode, context.run.epoch).await;
             let doing = format!("fence {} in store {}", bound.resource, bound.name);
-            Some(fenced.map_err(|error| StageError::port(&doing, error))?)
+            Some(super::fence(context, bound, mode, &doing).await?)
         }
     };
     reached(CrashPoint::DeregisterFenced);

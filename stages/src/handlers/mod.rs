@@ -18,6 +18,8 @@ use serde_json::json;
 use crate::{
     Code, Refusal,
     contract::{Facts, StageContext, StageError, StageHandler, UsageKnown},
+    lifecycle::FenceMode,
+    ports::{BoundStore, FenceReport, PortError},
 };
 
 /// One handler per stage, in the plan's order.
@@ -55,14 +57,30 @@ impl<T> Tally<T> {
     }
 }
 
-/// Asks every store, before the first one loses a record.
-async fn all_answer(context: &StageContext) -> Result<(), StageError> {
+/// Asks every store, before the first one loses a record: whether it is the one that was fenced, and how many records of the plane it
+/// holds; of one that was attested gone, whether it stays away. Answers the records, store by store.
+async fn all_ready(context: &StageContext) -> Result<Vec<u64>, StageError> {
     let mut tally = Tally::new();
-    for (binding, bound) in context.stores.iter().enumerate().filter(|(_, bound)| bound.attested.is_none()) {
-        let answer = bound.store.count().await;
-        tally.add(binding, answer.map_err(|error| StageError::port(&format!("ask store {}", bound.name), error)));
+    for (binding, bound) in context.stores.iter().enumerate() {
+        let ready = if bound.attested.is_some() {
+            purge::gone(bound).await.map(|_| 0)
+        } else {
+            let proof = bound.store.prove_empty(&[]).await;
+            proof.map(|proof| proof.remaining).map_err(|error| StageError::port(&format!("ask store {}", bound.name), error))
+        };
+        tally.add(binding, ready);
     }
-    tally.all().map(drop)
+    tally.all()
+}
+
+/// Fences the plane's records in a store; `doing` says so in an error. A store that says it is less closed than that has not done it.
+async fn fence(context: &StageContext, bound: &BoundStore, mode: FenceMode, doing: &str) -> Result<FenceReport, StageError> {
+    let report = bound.store.fence(mode, context.run.epoch).await.map_err(|error| StageError::port(doing, error))?;
+    if report.mode < mode {
+        let said = format!("it was to be {}, and says that it is {}", mode.as_str(), report.mode.as_str());
+        return Err(StageError::port(doing, PortError::Permanent(said)));
+    }
+    Ok(report)
 }
 
 /// Refuses while anything uses the plane, or while nobody could know. Nothing skips this, break-glass included.

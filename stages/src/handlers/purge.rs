@@ -12,7 +12,7 @@ use crate::{
     Code, Permit, Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
-    destruction::Attested,
+    destruction::{Attested, said_when_gone},
     lifecycle::FenceMode,
     manifest::Manifest,
     ports::{BoundStore, DELETE_KEYS_MAX, PortError},
@@ -38,7 +38,8 @@ impl StageHandler for Purge {
         if let Some(waits) = locked(context, permit).await? {
             return Ok(waits);
         }
-        super::all_answer(context).await?;
+        let left = super::all_ready(context).await?;
+        covered(context, &manifest, &left)?;
 
         let (mut stores, mut known) = (Vec::new(), Vec::new());
         for (binding, bound) in context.stores.iter().enumerate() {
@@ -76,40 +77,53 @@ async fn purge_store(
     // After an evict there is nothing to remove; a record that is there now came later, and nobody approved its end.
     let removed = removal::remove_exported(context, permit, manifest, binding, bound).await?;
     if removed.remaining > 0 {
-        return Err(StageError::halt(
-            "UNKNOWN_RECORDS",
-            format!(
-                "purge {} of store {}: {} record(s) are there that the approved plan does not cover; \
-                 move or delete them, then `lethe offboarding retry`",
-                bound.resource, bound.name, removed.remaining
-            ),
-        ));
+        return Err(unknown_records(bound, removed.remaining));
     }
     let Proved { evidence: proof, mut known } = removal::scrub_and_prove(context, permit, manifest, binding, bound).await?;
     known.extend(inventoried);
     let doing = format!("close {} in store {} for good", bound.resource, bound.name);
-    bound.store.fence(FenceMode::Purged, context.run.epoch).await.map_err(|error| StageError::port(&doing, error))?;
+    super::fence(context, bound, FenceMode::Purged, &doing).await?;
     Ok(Proved { evidence: json!({"removed": removed.to_json(), "proof": proof, "known_after": known.len()}), known })
 }
 
-/// Skips a store of which two persons attested that it is gone: nothing of it is verified, and the evidence says so. One that answers
-/// with its fence is there, whatever was attested.
+/// Halts where a store holds more records than the approved plan covers, before any store loses one.
+fn covered(context: &StageContext, manifest: &Manifest, left: &[u64]) -> Result<(), StageError> {
+    let more =
+        context.stores.iter().zip(left).zip(&manifest.stores).enumerate().filter_map(|(binding, ((bound, left), exported))| {
+            let more = left.saturating_sub(exported.rows);
+            (more > 0).then(|| unknown_records(bound, more).of_store(binding))
+        });
+    StageError::of_all(more.collect()).map_or(Ok(()), Err)
+}
+
+fn unknown_records(bound: &BoundStore, records: u64) -> StageError {
+    StageError::halt(
+        "UNKNOWN_RECORDS",
+        format!(
+            "purge {} of store {}: {records} record(s) are there that the approved plan does not cover; \
+             move or delete them, then `lethe offboarding retry`",
+            bound.resource, bound.name
+        ),
+    )
+}
+
+/// What a store says of which two persons attested that it is gone. One that answers with its fence is there, whatever was attested.
+pub(super) async fn gone(bound: &BoundStore) -> Result<&'static str, StageError> {
+    said_when_gone(bound.store.as_ref()).await.ok_or_else(|| {
+        StageError::halt(
+            "STORE_ANSWERS",
+            format!(
+                "skip store {}, which was attested gone: it answers, and knows the plane; `lethe offboarding retry` ends \
+                 the attestation and makes a new plan to approve",
+                bound.name
+            ),
+        )
+    })
+}
+
+/// Skips a store that was attested gone: nothing of it is verified, and the evidence says so.
 async fn attested_gone(bound: &BoundStore, attested: &Attested) -> Result<Proved, StageError> {
-    let said = match bound.store.prove_empty(&[]).await {
-        Ok(_) => {
-            return Err(StageError::halt(
-                "STORE_ANSWERS",
-                format!(
-                    "skip store {}, which was attested gone: it answers, and knows the plane; `lethe offboarding retry` ends \
-                     the attestation and makes a new plan to approve",
-                    bound.name
-                ),
-            ));
-        }
-        Err(PortError::Transient(_)) => "no answer",
-        Err(PortError::WrongPlace(_)) => "another place answers",
-        Err(_) => "it cannot be used",
-    };
+    let said = gone(bound).await?;
     let evidence = json!({
         "store": bound.name, "resource": bound.resource, "verified": false, "proof": "attested, not verified", "attested": attested,
         "said": said,

@@ -5,7 +5,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::{
-    Permit, canonical,
+    EvictMode, Permit, canonical,
     contract::{Keep, StageContext, StageError},
     crash::{CrashPoint, reached},
     manifest::{Contents, Manifest, Part, StoreManifest},
@@ -73,13 +73,21 @@ pub(super) async fn remove_exported(
     bound: &BoundStore,
 ) -> Result<Removed, StageError> {
     let total = count(bound).await?;
+    let exported = store_of(manifest, binding)?;
     let mut sum = Erased::default();
+    // What an evict removed is counted there.
+    let is_due = permit.destruction() == Destruction::Evict || context.facts.evict == EvictMode::AtPurge;
+    if total == 0 && is_due {
+        // An earlier attempt came that far.
+        sum.absent = exported.rows;
+        context.progress.report(binding, "erased", exported.rows, exported.rows);
+    }
     if total > 0 {
-        let exported = store_of(manifest, binding)?;
         match at_once(context, permit, exported, bound).await? {
             Some(erased) => {
                 sum.erased = erased;
-                context.progress.report(binding, "erased", erased, total);
+                sum.absent = exported.rows.saturating_sub(erased);
+                context.progress.report(binding, "erased", exported.rows, exported.rows);
             }
             None if manifest.contents == Contents::Records => {
                 by_parts(context, permit, exported, binding, bound, &mut sum).await?

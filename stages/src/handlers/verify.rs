@@ -3,12 +3,13 @@
 //! The rule: it changes nothing. If we die in it, nothing happened.
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::{
     Code, Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
+    ports::BoundStore,
 };
 
 pub(super) struct Verify;
@@ -31,13 +32,11 @@ impl StageHandler for Verify {
     }
 
     async fn run(&self, context: &StageContext) -> Result<StageOutcome, StageError> {
-        let mut stores = Vec::new();
-        for bound in &context.stores {
-            let doing = format!("ask {} in store {}", bound.resource, bound.name);
-            bound.store.describe().await.map_err(|error| StageError::port(&doing, error))?;
-            let records = bound.store.count().await.map_err(|error| StageError::port(&doing, error))?;
-            stores.push(json!({"store": bound.name, "resource": bound.resource, "records": records}));
+        let mut tally = super::Tally::new();
+        for (binding, bound) in context.stores.iter().enumerate() {
+            tally.add(binding, ask(bound).await);
         }
+        let stores = tally.all()?;
         let canary = context.archive.probe().await.map_err(|error| StageError::port("ask the archive", error))?;
         reached(CrashPoint::VerifyProbed);
         let facts = &context.facts;
@@ -47,4 +46,11 @@ impl StageHandler for Verify {
             "stores": stores, "archive_canary": canary,
         })))
     }
+}
+
+async fn ask(bound: &BoundStore) -> Result<Json, StageError> {
+    let doing = format!("ask {} in store {}", bound.resource, bound.name);
+    bound.store.describe().await.map_err(|error| StageError::port(&doing, error))?;
+    let records = bound.store.count().await.map_err(|error| StageError::port(&doing, error))?;
+    Ok(json!({"store": bound.name, "resource": bound.resource, "records": records}))
 }

@@ -15,6 +15,7 @@ mod request;
 mod suspending;
 mod sweep;
 mod turn;
+mod unopened;
 mod witness;
 
 pub(crate) use archive_key::unusable as unusable_key;

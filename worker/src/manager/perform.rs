@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use lethe_ledger::Case;
+use lethe_ledger::{Case, Fault, Run, Tx};
 use lethe_stages::{
     Code, Limits, Refusal, RunRef, StageContext, StageError, StageOutcome, Step,
     crash::{CrashPoint, reached},
@@ -20,7 +20,7 @@ use lethe_stores::ArchiveKey;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{Claimed, KnowledgeLifecycleManager};
+use super::{Claimed, KnowledgeLifecycleManager, unopened::Unopened};
 use crate::hours;
 
 /// A run whose handler has answered.
@@ -130,6 +130,18 @@ impl KnowledgeLifecycleManager {
         if context.run.step == Step::Restore { handler.restore(&context).await } else { handler.run(&context).await }
     }
 
+    /// How often an evict found records that no export held: each is on record as one that was followed by another export.
+    async fn appeared(&self, case: &Case) -> Result<u32, StageError> {
+        if case.run.step != Step::Evict {
+            return Ok(0);
+        }
+        let runs = self.ledger.read(async |tx: &mut Tx| tx.runs_of(case.offboarding.id).await).await;
+        let runs = runs.map_err(|fault: Fault| StageError::transient("LEDGER", fault.to_string()))?;
+        let appeared =
+            |run: &&Run| run.step == Step::Evict && run.evidence.as_ref().is_some_and(|evidence| evidence["unexported"].is_u64());
+        Ok(runs.iter().filter(appeared).count() as u32)
+    }
+
     async fn may_destroy(&self) -> Result<bool, String> {
         self.witness().await.map_err(|fault| fault.to_string())
     }
@@ -140,8 +152,9 @@ impl KnowledgeLifecycleManager {
         let bound = case.bound().map_err(|fault| StageError::transient("LEDGER", fault.to_string()))?;
         let mut stores = Vec::new();
         for binding in &bound.bindings {
+            // One that cannot be opened from here says so itself, and keeps no other store from its part.
             let opened = self.world.store(plane.id, binding);
-            let store = opened.map_err(|error| StageError::port(&format!("open store {}", binding.store), error))?;
+            let store = opened.unwrap_or_else(|error| Unopened::store(&binding.store, error));
             let store = hours::within(&self.config, &self.ledger, case.run.step, &binding.store, store);
             let attested = binding.attested();
             stores.push(BoundStore { name: binding.store.clone(), resource: binding.resource.clone(), store, attested });
@@ -158,6 +171,8 @@ impl KnowledgeLifecycleManager {
                 epoch: *epoch,
                 attempt: case.run.attempt,
                 round: case.offboarding.round,
+                appeared: self.appeared(case).await?,
+                failed: case.run.last_error.as_ref().and_then(|error| error["code"].as_str().map(str::to_owned)),
             },
             facts: case.facts.clone(),
             stores,

@@ -27,6 +27,9 @@ use super::{
 };
 use crate::hours;
 
+/// What an export says of a store that did not stand still.
+const SOURCE_MOVED: &str = "SOURCE_MOVED";
+
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordResult {
@@ -159,6 +162,11 @@ impl KnowledgeLifecycleManager {
                 (false, Settlement::Failed { due_at, error: report })
             }
         };
+        let moved = trouble.stores.iter().map(|store| &store.code).chain([&trouble.code]).any(|code| code == SOURCE_MOVED);
+        // What was copied before it moved stays where it is; the next attempt copies all of it anew, beside that.
+        if case.run.step == Step::Export && moved {
+            tx.next_round(case.offboarding.id).await?;
+        }
         let mut entry = about(case, EventType::StageFailed, actor, "worker");
         entry.evidence = json!({"run_id": case.run.id, "code": error.code(), "attempt": attempt, "halted": halted});
         tx.append(entry).await?;

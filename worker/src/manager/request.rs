@@ -407,8 +407,13 @@ impl KnowledgeLifecycleManager {
             )));
         };
         // A store that was attested gone and is there: what was attested is over, and the plan names the store again.
-        let answers = case.run.last_error.as_ref().is_some_and(|error| error["code"] == Code::StoreAnswers.as_str());
-        let attestations_ended = if answers { tx.end_attestations(plane.id).await? } else { 0 };
+        let troubles = case.run.last_error.iter().flat_map(|error| error["stores"].as_array()).flatten();
+        let answer = troubles.filter(|trouble| trouble["code"] == Code::StoreAnswers.as_str());
+        let answer: Vec<_> = answer.filter_map(|trouble| trouble["binding"].as_u64()).collect();
+        let mut attestations_ended = 0;
+        for (_, binding) in (0..).zip(tx.bindings(plane.id).await?).filter(|(place, _)| answer.contains(place)) {
+            attestations_ended += tx.end_attestations(plane.id, binding.store_id).await?;
+        }
         let is_replanned = replanned(&case) || attestations_ended > 0;
         let case = if attestations_ended > 0 { tx.open_case(plane.id).await?.unwrap_or(case) } else { case };
         let plan_digest =

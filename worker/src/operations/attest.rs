@@ -5,7 +5,7 @@
 //! attestation changes the plan, so it is approved anew. If we die in it, nothing was decided.
 
 use lethe_ledger::{Attestation, Binding, Chain, Entry, EventType, NewAttestation, Offboarding, RunStatus, Tx};
-use lethe_stages::{Code, LifecycleState, Refusal, Step, canonical, ports::PortError};
+use lethe_stages::{Code, LifecycleState, Refusal, Step, canonical, destruction::said_when_gone};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
@@ -69,18 +69,19 @@ async fn bound(tx: &mut Tx, found: &Found, store: &str) -> Result<Vec<Binding>, 
 
 /// Asks the store whether it is there and knows the plane; refused if it does. Answers in a word what it said. No transaction is open.
 async fn is_gone(app: &App, found: &Found, bindings: &[Binding]) -> Outcome {
-    let mut said = "it cannot be opened";
+    let mut said = "nothing: no mapping of it is left";
     for binding in bindings.iter().filter(|binding| binding.mapping.as_ref().is_some_and(|mapping| !mapping.is_null())) {
-        let Ok(store) = app.world.store(found.plane.id, binding) else { continue };
-        said = match store.prove_empty(&[]).await {
-            Ok(_) => {
-                let message = format!("store {} answers and knows the plane: it is not gone", binding.store);
-                return Err(found.refuse(Refusal::new(Code::StoreAnswers, message)));
-            }
-            Err(PortError::Transient(_)) => "no answer",
-            Err(PortError::WrongPlace(_)) => "another place answers",
-            Err(_) => "it cannot be used",
-        };
+        // What is wrong here (a credential's file, a certificate) says nothing about what is there.
+        let store = app.world.store(found.plane.id, binding).map_err(|error| {
+            cannot(
+                found,
+                format!("store {} cannot be asked from here, so nobody knows whether it is gone: {error}", binding.store),
+            )
+        })?;
+        said = said_when_gone(store.as_ref()).await.ok_or_else(|| {
+            let message = format!("store {} answers and knows the plane: it is not gone", binding.store);
+            found.refuse(Refusal::new(Code::StoreAnswers, message))
+        })?;
     }
     Ok(json!({"said": said}))
 }

@@ -110,9 +110,13 @@ async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run])
         let gone =
             evidence(Step::Purge).or(evidence(Step::Evict)).filter(|evidence| evidence["stores"][index]["proof"].is_object());
         let records = evidence(Step::Deregister).map(|evidence| evidence["stores"][index]["records"].clone());
-        let remaining = match gone {
-            Some(evidence) => evidence["stores"][index]["proof"]["empty"]["remaining"].clone(),
-            None => exported.clone().or(records).unwrap_or(Json::Null),
+        let seen = progress.as_ref().map_or(&Json::Null, |progress| &progress["stores"][index.to_string()]);
+        let erased = seen["done"].as_u64().filter(|_| seen["verb"] == "erased");
+        let remaining = match (gone, erased, seen["total"].as_u64()) {
+            (Some(evidence), ..) => evidence["stores"][index]["proof"]["empty"]["remaining"].clone(),
+            // An attempt that came that far, and not further.
+            (None, Some(erased), Some(total)) => json!(total.saturating_sub(erased)),
+            _ => exported.clone().or(records).unwrap_or(Json::Null),
         };
         let troubles = failed.and_then(|error| error["stores"].as_array()).into_iter().flatten();
         let error = troubles
@@ -121,7 +125,7 @@ async fn stores(app: &App, tx: &mut Tx, offboarding: &Offboarding, runs: &[Run])
             .map(|trouble| json!({"code": trouble["code"], "message": trouble["message"]}));
         shown.push(json!({
             "error": error, "name": binding.store, "resource": binding.resource, "rows_exported": exported.unwrap_or(json!(0)), "rows_remaining": remaining,
-            "progress": progress.as_ref().map(|progress| progress["stores"][index.to_string()].clone()),
+            "progress": progress.as_ref().map(|_| seen.clone()),
         }));
     }
     Ok(shown)
