@@ -243,5 +243,7 @@ pub(super) async fn unfenced(connection: &mut PgConnection, table: &Table) -> Re
         said.push("reads and TRUNCATE of a partition by its own name".into());
     }
     said.push("writes by who drops or disables the triggers: the owner, its members and superusers".into());
+    // Row security as it was before comes back when nothing is left that it could hide.
+    said.push("reads of a plane that was purged: it is empty, and nothing is hidden any more".into());
     Ok(said)
 }
