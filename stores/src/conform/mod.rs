@@ -1,11 +1,16 @@
 //! Conformance: whether a store keeps the promises that offboarding rests on, asked of a plane that nobody needs.
 //!
 //! The rule: every promise is tested by what the store does, not by what it says: counts against records, deletes against what is left,
-//! fences against the store's own users. Only the scratch plane is written to, under permits minted like any other.
+//! fences against the store's own users. Only the scratch plane is written to, under permits minted like any other, but for what the
+//! neighbour's users write; and what nobody could be asked is never said to be kept.
 //! If we die in it, the scratch plane is half erased, and serves no further test.
 
 mod bench;
+mod erasing;
+mod fencing;
+mod reading;
 mod users;
+mod wire;
 
 use lethe_stages::{Permit, Refusal, ports::PortError};
 use serde::Serialize;
@@ -28,7 +33,7 @@ pub struct Conformance<'a> {
     pub url: &'a str,
     /// The scratch plane.
     pub mapping: Mapping,
-    /// A plane of the same resource that must not change.
+    /// A plane of the same resource that must not change, but for what its own users write.
     pub neighbour: Mapping,
     /// How many records the operator put into the scratch plane, where that is known.
     pub records: Option<u64>,
@@ -80,6 +85,8 @@ pub struct Conformity {
     pub declared: usize,
     /// See `kept`.
     pub not_asked: usize,
+    /// What the store says that its fence does not refuse.
+    pub unfenced: Vec<String>,
     /// Each of them.
     pub promises: Vec<Promise>,
 }
@@ -91,15 +98,16 @@ pub struct Conformity {
 pub async fn conform(asked: Conformance<'_>) -> Result<Conformity, PortError> {
     let checked = check_store(asked.url).await?;
     let known = asked.records;
-    let mut bench = match Bench::begin(&canonical_store_url(asked.url)?, asked).await {
+    let url = canonical_store_url(asked.url)?;
+    let mut bench = match Bench::begin(&url, asked).await {
         Ok(bench) => bench,
         Err(NoBench::Unusable(error)) => return Err(error),
         Err(NoBench::Broken(said)) => {
             let promise = Promise { promise: "its records can be read, in order", result: Kept::Broken, said };
-            return Ok(Conformity::of(checked.kind, 0, vec![promise]));
+            return Ok(Conformity::of(checked.kind, 0, Vec::new(), vec![promise]));
         }
     };
-    let records = bench.records();
+    let records = bench.now.len();
     macro_rules! promise {
         ($promise:literal, $asked:expr) => {
             let said = $asked.await;
@@ -107,6 +115,7 @@ pub async fn conform(asked: Conformance<'_>) -> Result<Conformity, PortError> {
         };
     }
     promise!("what it describes stays the same", bench.describes());
+    promise!("whatever else the plane answers to is described as the same plane", bench.one_spelling());
     promise!("it holds as many records as were put there", bench.holds(known));
     promise!("pages of any size, one after the other, give every record once, in order", bench.pages());
     promise!("a page after any key begins with the next", bench.cursors());
@@ -115,36 +124,48 @@ pub async fn conform(asked: Conformance<'_>) -> Result<Conformity, PortError> {
     promise!("without a fence, nothing is proved", bench.proves_nothing_unfenced());
     promise!("closed to writes: users do not write, and read on", bench.read_only());
     promise!("closed: users neither write nor read, and Lethe reads on", bench.closed());
+    promise!("its neighbour's users write and read all the while", bench.neighbours_may());
     promise!("closing less than it is closed opens nothing", bench.closes_further_only());
     promise!("an older epoch is refused", bench.refuses_old_epochs());
-    promise!("another plane's fence is refused", bench.refuses_strangers());
+    promise!("another plane's fence, delete and probe are refused", bench.refuses_strangers());
     promise!("a probe finds every record that is there", bench.probe_finds());
     promise!("opened again: users write and read as before", bench.opened());
+    promise!("while it is open, it knows its plane and its epoch yet", bench.remembers_while_open());
+    promise!("a record that users changed is told from the old one", bench.tells_changed());
+    promise!("a record that lost its plane is found by a probe", bench.finds_orphans());
     promise!("a permit for another plane erases nothing", bench.refuses_others_permits());
     promise!("an older epoch erases nothing", bench.refuses_old_permits());
     promise!("what is not there is absent, and nothing else goes for it", bench.erases_nothing_absent());
+    promise!("a record of its neighbour's is not there", bench.keeps_planes_apart());
     promise!("a record that changed since it was read is left alone", bench.leaves_changed());
     promise!("exactly the records that are named go", bench.erases_some());
     promise!("erasing them again finds them gone", bench.erases_again());
+    promise!("closed for good: nobody opens it", bench.purged());
+    promise!("closed for good: users neither write nor read", bench.purged_for_users());
     promise!("the rest goes, and the plane is empty", bench.erases_rest());
     promise!("what was erased can be scrubbed, and again", bench.scrubs());
     promise!("a probe finds nothing, and shows that it looked", bench.probe_finds_nothing());
-    promise!("closed for good: users do not write, and nobody opens it", bench.purged());
+    promise!("a restart opens nothing", bench.survives_restart());
+    promise!("its neighbour's records under the same keys stay", bench.spares_equal_keys());
     promise!("its neighbour never changed", bench.neighbour_is_untouched());
-    Ok(Conformity::of(checked.kind, records, bench.promises))
+    Ok(Conformity::of(checked.kind, records, bench.unfenced.into_iter().collect(), bench.promises))
 }
 
 impl Conformity {
-    fn of(kind: &'static str, records: usize, promises: Vec<Promise>) -> Self {
+    fn of(kind: &'static str, records: usize, unfenced: Vec<String>, promises: Vec<Promise>) -> Self {
         let how_many = |result| promises.iter().filter(|promise| promise.result == result).count();
         let (kept, broken) = (how_many(Kept::Kept), how_many(Kept::Broken));
         let (declared, not_asked) = (how_many(Kept::Declared), how_many(Kept::NotAsked));
-        Self { kind, records, kept, broken, declared, not_asked, promises }
+        Self { kind, records, kept, broken, declared, not_asked, unfenced, promises }
     }
 
-    /// Whether none was broken.
-    pub fn conforms(&self) -> bool {
-        self.broken == 0
+    /// The result in a word: what a store says itself that it does not keep is no plain yes.
+    pub fn verdict(&self) -> &'static str {
+        match (self.broken, self.declared) {
+            (0, 0) => "conforms",
+            (0, _) => "conforms_as_declared",
+            _ => "broken",
+        }
     }
 
     /// What the trail keeps of it: no content.

@@ -275,18 +275,28 @@ pub(crate) enum StoreCommand {
         /// The scratch plane, of at least 20 records: 'table=…&plane_column=…&plane=…&key=…'
         #[arg(long, value_name = "MAPPING")]
         map: String,
-        /// Another plane of the same resource, which must not change
+        /// Another plane of the same resource, which must not change, but for what --write-command writes there
         #[arg(long, value_name = "MAPPING")]
         neighbour: String,
         /// How many records were put into the scratch plane
         #[arg(long, value_name = "N")]
         records: Option<u64>,
-        /// Writes a new record into the plane $LETHE_CONFORM_PLANE as the store's users do, and fails where they are refused
+        /// Writes a new record with the words $LETHE_CONFORM_MARKER into the plane $LETHE_CONFORM_PLANE, which is the scratch plane or
+        /// its neighbour, as the store's users do, and fails where they are refused
         #[arg(long, value_name = "SH")]
         write_command: Option<String>,
         /// Reads a record of the plane $LETHE_CONFORM_PLANE as the store's users do, and fails where there is none
         #[arg(long, value_name = "SH")]
         read_command: Option<String>,
+        /// Changes the record $LETHE_CONFORM_KEY of the plane $LETHE_CONFORM_PLANE as the store's users do
+        #[arg(long, value_name = "SH")]
+        change_command: Option<String>,
+        /// Takes the plane off that record, so that it is nobody's; it stays in the store
+        #[arg(long, value_name = "SH")]
+        orphan_command: Option<String>,
+        /// Restarts the store, and ends when it answers again
+        #[arg(long, value_name = "SH")]
+        restart_command: Option<String>,
         /// Do not ask for confirmation on a terminal
         #[arg(long)]
         yes: bool,

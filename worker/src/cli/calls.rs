@@ -91,10 +91,28 @@ pub(super) fn plan(command: Command) -> Result<Planned, CommandError> {
                 Planned { creates: true, ..planned("integrations.store.add", arguments) }
             }
             StoreCommand::Check { name } => planned("integrations.store.check", json!({"name": name})),
-            StoreCommand::Conform { store, map, neighbour, records, write_command, read_command, yes } => {
+            StoreCommand::Conform {
+                store,
+                map,
+                neighbour,
+                records,
+                write_command,
+                read_command,
+                change_command,
+                orphan_command,
+                restart_command,
+                yes,
+            } => {
                 let confirm = Some(map.clone());
                 let arguments = json!({"store": store, "map": map, "neighbour": neighbour, "records": records});
-                let arguments = with(arguments, given(&[("write_command", &write_command), ("read_command", &read_command)]));
+                let commands = [
+                    ("write_command", &write_command),
+                    ("read_command", &read_command),
+                    ("change_command", &change_command),
+                    ("orphan_command", &orphan_command),
+                    ("restart_command", &restart_command),
+                ];
+                let arguments = with(arguments, given(&commands));
                 Planned { creates: true, confirm, yes, ..planned("integrations.store.conform", arguments) }
             }
             StoreCommand::Attest { confirm: Some(id), reason, .. } => {

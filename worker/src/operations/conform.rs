@@ -28,6 +28,12 @@ struct Suite {
     write_command: Option<String>,
     #[serde(default)]
     read_command: Option<String>,
+    #[serde(default)]
+    change_command: Option<String>,
+    #[serde(default)]
+    orphan_command: Option<String>,
+    #[serde(default)]
+    restart_command: Option<String>,
 }
 
 fn mapping(word: &str, query: &str) -> Result<Mapping, Stop> {
@@ -57,14 +63,20 @@ pub(super) async fn run(app: &App, call: &Call) -> Outcome {
         let verdict = Verdict { policy_revision: "conformance".into() };
         Permit::mint(Destruction::Evict, &scratch_facts(at, plane_id, manifest), epoch, &verdict)
     };
-    let users = Users { write: args.write_command, read: args.read_command };
+    let users = Users {
+        write: args.write_command,
+        read: args.read_command,
+        change: args.change_command,
+        orphan: args.orphan_command,
+        restart: args.restart_command,
+    };
     let asked = Conformance { url: &checked.url, mapping: scratch, neighbour, records: args.records, users, ids, mint: &mint };
     let found = conform(asked).await.map_err(|error| match error {
         PortError::Transient(_) => unusable("test the store", error),
         _ => unmapped("test the store", error),
     })?;
     let mut document = json!(found);
-    document["store"] = json!(if found.conforms() { "conforms" } else { "broken" });
+    document["store"] = json!(found.verdict());
     document["evidence"] = found.evidence();
     document["evidence"]["store"] = json!(canonical::sha256(checked.url.as_bytes()));
     Ok(document)
