@@ -1,5 +1,7 @@
 //! Conformance: every driver, and the reference server of the store protocol, keep what a store must promise; a server that lies is caught.
 
+use std::process::Command;
+
 use serde_json::{Value as Json, json};
 
 use crate::support::{
@@ -254,6 +256,56 @@ async fn what_a_store_declares_and_what_nobody_said_is_no_plain_yes() {
     let unasked = results(&document, "not_asked");
     assert!(unasked.iter().any(|said| said.contains("nobody said how many were put there")), "{unasked:#?}");
     assert_eq!((&document["store"], &document["not_asked"]), (&json!("conforms"), &json!(9)), "{unasked:#?}");
+}
+
+/// Registers plane `a` of a server.
+async fn register(world: &World, url: &str) {
+    world.call("user:root", "account.tenant.register", json!({"name": "acme"})).await;
+    world.call("user:root", "integrations.store.add", json!({"name": "notes", "url": url, "tenants": ["acme"]})).await;
+    let archive = format!("file://{}", world.dir.path().join("archive").display());
+    let plane = json!({"tenant": "acme", "name": "handbook", "stores": [format!("notes?{}", notes()[0])], "archive": archive});
+    world.call("user:root", "knowledge.plane.register", plane).await;
+}
+
+/// The notes of plane `a`, as its users count them.
+fn left(url: &str) -> usize {
+    let said = crate::support::http::done("GET", &format!("{url}/notes?plane=a"), None);
+    said["notes"].as_array().expect("notes").len()
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_plane_is_not_tested_with_in_any_spelling() {
+    let world = World::new().await;
+    let servers = Reference::lying(world.dir.path());
+    let url = servers.lie("case_insensitive");
+    fill_both(&url);
+    register(&world, &url).await;
+    let [a, b] = notes();
+    for plane in ["A", "a%20", "%20A"] {
+        for store in ["notes", &url] {
+            let arguments = json!({"store": store, "map": a.replace("plane=a", &format!("plane={plane}")), "neighbour": b});
+            assert_eq!(world.code("user:root", CONFORM, arguments).await, "BINDING_TAKEN", "{plane}");
+        }
+    }
+    assert_eq!(left(&url), 40);
+}
+
+#[tokio::test]
+async fn a_store_that_is_another_than_was_registered_is_not_tested() {
+    let world = World::new().await;
+    let servers = Reference::lying(world.dir.path());
+    let url = servers.lie("renamed_by_restart");
+    fill_both(&url);
+    register(&world, &url).await;
+    let restart = servers.users(&url)["restart_command"].as_str().expect("a command").to_owned();
+    assert!(Command::new("sh").arg("-c").arg(restart).status().expect("restart the servers").success());
+    let [a, b] = notes();
+    for store in ["notes", &url] {
+        let refusal = world.refused("user:root", CONFORM, json!({"store": store, "map": a, "neighbour": b})).await;
+        assert_eq!(refusal.code.as_str(), "STORE_UNUSABLE", "{refusal}");
+        assert!(refusal.message.contains("as it was registered"), "{refusal}");
+    }
+    assert_eq!(left(&url), 40);
 }
 
 #[tokio::test]
