@@ -312,20 +312,19 @@ impl<'a> Bench<'a> {
         if may != Some(true) {
             return Ok(may);
         }
-        let mut found = by_key(read_all(&**store).await?);
+        let found = by_key(read_all(&**store).await?);
         let held = if neighbour { &mut self.neighbours } else { &mut self.now };
-        let mut came = found.iter().filter(|(key, _)| !held.contains_key(key)).peekable();
-        ensure(came.peek().is_some(), || {
+        // What is wrong with the write is said once: from now on the plane is as it is found.
+        let before = std::mem::replace(held, found);
+        let (old, new): (Records, Records) = held.clone().into_iter().partition(|(key, _)| before.contains_key(key));
+        ensure(!new.is_empty(), || {
             "the command that writes ended well, and no record came to the plane of $LETHE_CONFORM_PLANE".into()
         })?;
-        ensure(came.any(|(_, (record, _))| record.values.iter().any(|value| holds(value, &marker))), || {
+        let marked = |(record, _): &(Record, RecordDigest)| record.values.iter().any(|value| holds(value, &marker));
+        ensure(new.values().any(marked), || {
             "the record that came holds the words of $LETHE_CONFORM_MARKER nowhere, as they were written".into()
         })?;
-        std::mem::swap(held, &mut found);
-        let before = found;
-        let after: Records =
-            held.iter().filter(|(key, _)| before.contains_key(key)).map(|(key, one)| (key.clone(), one.clone())).collect();
-        same(&before, &after)?;
+        same(&before, &old)?;
         Ok(may)
     }
 
