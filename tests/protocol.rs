@@ -1,23 +1,31 @@
 //! The store protocol on the wire: who may ask, whom is trusted, and answers that are cut off, late or none.
 
 use std::{
-    io::{Read, Write},
-    net::TcpListener,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use lethe_stages::ports::{KnowledgeStore, PageLimit, PortError};
-use lethe_stores::{Mapping, check_store, open_store};
-use serde_json::json;
+use lethe_stages::{
+    lifecycle::FenceMode,
+    ports::{KnowledgeStore, PageLimit, PortError},
+    record::{Key, RecordDigest, Salt},
+};
+use lethe_stores::{Mapping, check_store, open_registered_store, open_store};
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use crate::support::{World, invariants, knowledge, reference::Reference};
+use crate::support::{World, http, invariants, knowledge, permit::permit, reference::Reference};
 
 const MAP: &str = "table=notes&plane_column=plane&plane=p1&key=id&embedding=embedding";
 const ALL: PageLimit = PageLimit { rows_max: 1000, bytes_max: 1 << 20 };
 
-fn open(url: &str) -> std::sync::Arc<dyn KnowledgeStore> {
+fn open(url: &str) -> Arc<dyn KnowledgeStore> {
     open_store(url, &Mapping::parse(MAP).expect("a mapping"), Uuid::from_u128(1)).expect("a store")
 }
 
@@ -143,4 +151,129 @@ async fn an_answer_that_was_cut_off_is_asked_for_again_and_never_taken_for_fewer
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let error = open(&format!("http://{nobody}")).count().await.expect_err("nobody is there");
     assert!(matches!(error, PortError::Transient(_)), "{error}");
+}
+
+/// What a server is asked.
+struct Asked {
+    method: String,
+    verb: String,
+    body: Json,
+}
+
+/// A server that answers each request as `answer` says: a status and JSON, or lines of it as a string.
+fn serving(answer: impl Fn(&Asked) -> (u16, Json) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let answer = Arc::new(answer);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || converse(stream, &*answer));
+        }
+    });
+    url
+}
+
+fn converse(mut stream: TcpStream, answer: &dyn Fn(&Asked) -> (u16, Json)) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            (reader.read_line(&mut head).ok()? > 0).then_some(())?;
+        }
+        let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or_default()];
+        reader.read_exact(&mut body).ok()?;
+        let mut words = head.split(' ');
+        let (method, path) = (words.next()?.to_owned(), words.next()?);
+        let verb = path.trim_start_matches('/').to_owned();
+        let (status, said) = answer(&Asked { method, verb, body: serde_json::from_slice(&body).unwrap_or_default() });
+        let said = said.as_str().map_or_else(|| said.to_string(), str::to_owned);
+        write!(stream, "HTTP/1.1 {status} So\r\ncontent-length: {}\r\n\r\n{said}", said.len()).ok()?;
+    }
+}
+
+/// What the server at `url` answers to that.
+fn relayed(url: &str, asked: &Asked) -> (u16, Json) {
+    let body = (asked.method == "POST").then_some(&asked.body);
+    http::ask(&asked.method, &format!("{url}/{}", asked.verb), body).expect("the reference server answers")
+}
+
+/// Tenant acme with a plane of the notes `p1` of the server at `url`.
+async fn with_plane(world: &World, url: &str) -> String {
+    world.call("user:root", "account.tenant.register", json!({"name": "acme"})).await;
+    world.call("user:root", "integrations.store.add", json!({"name": "notes", "url": url, "tenants": ["acme"]})).await;
+    let plane = world.call("user:root", "knowledge.plane.register", plane_of(world, "handbook", "p1")).await;
+    plane["plane_id"].as_str().expect("an id").to_owned()
+}
+
+fn plane_of(world: &World, name: &str, value: &str) -> Json {
+    let store = format!("notes?table=notes&plane_column=plane&plane={value}&key=id&text=body&embedding=embedding");
+    let archive = format!("file://{}", world.dir.path().join("archive").display());
+    json!({"tenant": "acme", "name": name, "stores": [store], "archive": archive})
+}
+
+#[tokio::test]
+async fn another_store_at_the_same_address_is_the_wrong_place_for_every_verb() {
+    let (world, elsewhere) = (World::new().await, tempfile::tempdir().expect("a folder"));
+    let (ours, empty) = (Reference::start(world.dir.path(), &[]), Reference::start(elsewhere.path(), &[]));
+    ours.fill("p1", 1, 25);
+    let swapped = Arc::new(AtomicBool::new(false));
+    let (is_swapped, urls) = (swapped.clone(), [ours.url.clone(), empty.url.clone()]);
+    let url = serving(move |asked| {
+        let swapped = is_swapped.load(Ordering::SeqCst);
+        let (status, mut said) = relayed(&urls[usize::from(swapped)], asked);
+        if swapped && asked.verb.is_empty() {
+            said["store_id"] = json!("elsewhere");
+        }
+        (status, said)
+    });
+    let plane = with_plane(&world, &url).await;
+    for step in ["deregister", "export", "evict", "purge"] {
+        if step == "deregister" {
+            world.reach(&plane, step).await
+        } else {
+            world.reach_next(&plane, step).await
+        }
+        swapped.store(true, Ordering::SeqCst);
+        world.drain().await;
+        assert_eq!(world.run(&plane).await, (step.to_owned(), "halted".to_owned()), "{}", world.status(&plane).await);
+        let error = &world.status(&plane).await["offboarding"]["last_error"];
+        let said = error["message"].as_str().expect("a message");
+        assert_eq!(error["code"], "WRONG_PLACE", "{error}");
+        assert!(said.contains("`protocol:reference`") && said.contains("`protocol:elsewhere`"), "{error}");
+        let checked = world.refused("user:root", "integrations.store.check", json!({"name": "notes"})).await;
+        assert!(checked.code.as_str() == "STORE_UNUSABLE" && checked.message.contains("`protocol:elsewhere`"), "{checked}");
+        let other = world.refused("user:root", "knowledge.plane.register", plane_of(&world, "other", "p9")).await;
+        assert!(other.message.contains("another store"), "{other}");
+        swapped.store(false, Ordering::SeqCst);
+        world.call("user:alice", "knowledge.offboarding.retry", json!({"plane": plane, "reason": "it is back"})).await;
+    }
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
+    world.call("user:root", "integrations.store.check", json!({"name": "notes"})).await;
+
+    swapped.store(true, Ordering::SeqCst);
+    let mapping = Mapping::parse(MAP).expect("a mapping");
+    let store = open_registered_store(&url, "protocol:reference", &mapping, Uuid::from_u128(1)).expect("a store");
+    let answers = [
+        ("describe", store.describe().await.map(drop)),
+        ("columns", store.columns().await.map(drop)),
+        ("count", store.count().await.map(drop)),
+        ("page", store.page(None, ALL).await.map(drop)),
+        ("fence", store.fence(FenceMode::Closed, 1).await.map(drop)),
+        ("unfence", store.unfence(1).await),
+        ("refence", store.refence(FenceMode::Closed, 1).await),
+        ("prove_empty", store.prove_empty(&[]).await.map(drop)),
+        ("look_again", store.look_again(&[], &Salt([0; 32])).await.map(drop)),
+    ];
+    let permit = permit(Uuid::from_u128(1), 1);
+    let destroys = [
+        ("erase", store.erase(&permit, &[(Key::Integer(1), RecordDigest([0; 32]))], None).await.map(drop)),
+        ("scrub", store.scrub(&permit).await.map(drop)),
+    ];
+    for (verb, answer) in answers.into_iter().chain(destroys) {
+        assert!(matches!(answer, Err(PortError::WrongPlace(_))), "{verb}: {answer:?}");
+    }
+    invariants::check(&world).await;
 }

@@ -255,7 +255,7 @@ macro_rules! select_cases {
             changing!($holds),
             ",
     (SELECT ", $bindings, "
-     FROM (SELECT b.*, s.name, s.kind, s.url, x.id AS attestation_id, x.evidence_sha256 FROM bindings b JOIN stores s ON s.id = b.store_id
+     FROM (SELECT b.*, s.name, s.kind, s.url, s.identity, x.id AS attestation_id, x.evidence_sha256 FROM bindings b JOIN stores s ON s.id = b.store_id
         LEFT JOIN attestations x ON x.plane_id = b.plane_id AND x.store_id = b.store_id AND x.confirmed_at IS NOT NULL
         WHERE b.plane_id = p.id ORDER BY b.position) b
     ) AS bindings,
@@ -278,8 +278,8 @@ macro_rules! sqlite {
     ($where:expr) => {
         select_cases!(
             "json_group_array(h.id)",
-            "json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_kind', b.kind, 'store_url', b.url, 'resource', b.resource,
-                'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping,
+            "json_group_array(json_object('store_id', b.store_id, 'store', b.name, 'store_kind', b.kind, 'store_url', b.url,
+                'store_identity', b.identity, 'resource', b.resource, 'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping,
                 'attestation_id', b.attestation_id, 'attested_evidence', b.evidence_sha256))",
             "json_group_array(json_object('id', y.id, 'by', y.approved_by, 'assurance', y.identity_assurance, 'signature', y.signature,
                 'public_key', k.public_key, 'revoked', json(iif(k.revoked_at IS NULL, 'false', 'true')), 'roles', json(k.roles),
@@ -295,8 +295,8 @@ macro_rules! postgres {
     ($where:expr) => {
         select_cases!(
             "coalesce(json_agg(h.id), '[]')",
-            "coalesce(json_agg(json_build_object('store_id', b.store_id, 'store', b.name, 'store_kind', b.kind, 'store_url', b.url, 'resource', b.resource,
-                'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping,
+            "coalesce(json_agg(json_build_object('store_id', b.store_id, 'store', b.name, 'store_kind', b.kind, 'store_url', b.url,
+                'store_identity', b.identity, 'resource', b.resource, 'plane_column', b.plane_column, 'value_digest', b.value_digest, 'mapping', b.mapping,
                 'attestation_id', b.attestation_id, 'attested_evidence', b.evidence_sha256)), '[]')",
             "coalesce(json_agg(json_build_object('id', y.id, 'by', y.approved_by, 'assurance', y.identity_assurance, 'signature', y.signature,
                 'public_key', k.public_key, 'revoked', k.revoked_at IS NOT NULL, 'roles', k.roles, 'plan_digest', y.plan_digest,

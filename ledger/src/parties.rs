@@ -53,6 +53,9 @@ pub struct Store {
     pub url: String,
     /// Its driver.
     pub kind: String,
+    /// What the driver recognises it by. Not shown: a check shows what is found now.
+    #[serde(skip)]
+    pub identity: String,
     /// How long its backups live, as declared.
     pub backup_retention: Option<String>,
     /// When it was last checked with success.
@@ -94,6 +97,7 @@ fn store(row: &Row) -> Result<Store, Fault> {
         name: cells.get("name")?,
         url: cells.get("url")?,
         kind: cells.get("kind")?,
+        identity: cells.get("identity")?,
         backup_retention: cells.get("backup_retention")?,
         checked_at: cells.at("checked_at")?,
         tenants: cells.json("tenants")?.unwrap_or_default(),

@@ -84,6 +84,8 @@ pub struct Binding {
     pub store_kind: String,
     /// The store's URL.
     pub store_url: String,
+    /// What the driver recognises the store by.
+    pub store_identity: String,
     /// Table or collection.
     pub resource: String,
     /// The column that tells planes apart; empty where the plane owns the whole resource.
@@ -145,6 +147,7 @@ fn binding(row: &Row) -> Result<Binding, Fault> {
         store: cells.get("name")?,
         store_kind: cells.get("kind")?,
         store_url: cells.get("url")?,
+        store_identity: cells.get("identity")?,
         resource: cells.get("resource")?,
         plane_column: cells.get("plane_column")?,
         value_digest: cells.get("value_digest")?,
@@ -206,7 +209,7 @@ statements! {
         "SELECT * FROM planes WHERE ($1 IS NULL OR tenant_id = $1) AND ($2 IS NULL OR state = $2) ORDER BY created_at, id",
         "SELECT * FROM planes WHERE ($1::uuid IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR state = $2) ORDER BY created_at, id";
     BINDINGS = "read a plane's bindings",
-        "SELECT b.*, s.name, s.kind, s.url, x.id AS attestation_id, x.evidence_sha256 AS attested_evidence
+        "SELECT b.*, s.name, s.kind, s.url, s.identity, x.id AS attestation_id, x.evidence_sha256 AS attested_evidence
          FROM bindings b JOIN stores s ON s.id = b.store_id
          LEFT JOIN attestations x ON x.plane_id = b.plane_id AND x.store_id = b.store_id AND x.confirmed_at IS NOT NULL
          WHERE b.plane_id = $1 ORDER BY b.position";

@@ -37,4 +37,4 @@ pub use mapping::Mapping;
 pub use pace::Paces;
 pub use restore::StoreDraft;
 pub use sheet::{Cell, CellKind, Sheet};
-pub use store_url::{StoreCheck, canonical_store_url, check_store, open_store, shown_store_url};
+pub use store_url::{StoreCheck, canonical_store_url, check_store, open_registered_store, open_store, shown_store_url};

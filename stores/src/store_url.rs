@@ -141,17 +141,36 @@ pub async fn check_store(url: &str) -> Result<StoreCheck, PortError> {
     }
 }
 
-/// Binds a plane to its records in the store. Connects at the first verb, not here.
+/// Binds a plane to its records in a store that nobody registered. Connects at the first verb, not here.
 ///
 /// # Errors
 /// Permanent where no driver serves the URL.
 pub fn open_store(url: &str, mapping: &Mapping, plane_id: Uuid) -> Result<Arc<dyn KnowledgeStore>, PortError> {
+    open(url, None, mapping, plane_id)
+}
+
+/// Binds a plane to its records in the store that was registered under this URL as `identity` ([`StoreCheck::file_id`]): behind the
+/// store protocol whoever else answers there is WrongPlace. The other drivers find their fence in the database itself, and no identity
+/// of theirs outlives a restore.
+///
+/// # Errors
+/// Permanent where no driver serves the URL.
+pub fn open_registered_store(
+    url: &str,
+    identity: &str,
+    mapping: &Mapping,
+    plane_id: Uuid,
+) -> Result<Arc<dyn KnowledgeStore>, PortError> {
+    open(url, Some(identity), mapping, plane_id)
+}
+
+fn open(url: &str, identity: Option<&str>, mapping: &Mapping, plane_id: Uuid) -> Result<Arc<dyn KnowledgeStore>, PortError> {
     let mapping = mapping.clone();
     Ok(match Place::of(url)? {
         Place::Sqlite(path) => Arc::new(SqliteStore::new(path, mapping, plane_id)),
         Place::Postgres(server) => Arc::new(PostgresStore::new(server, mapping, plane_id)),
         Place::Chroma(database) => Arc::new(ChromaStore::new(database, mapping, plane_id)),
-        Place::Protocol(address) => Arc::new(ProtocolStore::new(address, mapping, plane_id)),
+        Place::Protocol(address) => Arc::new(ProtocolStore::new(address, identity, mapping, plane_id)),
     })
 }
 

@@ -101,7 +101,7 @@ impl World for RealWorld {
             binding.mapping.clone().ok_or_else(|| PortError::Permanent("the plane is a tombstone: it has no mapping".into()))?;
         let mapping: Mapping =
             serde_json::from_value(mapping).map_err(|error| PortError::Permanent(format!("read the mapping: {error}")))?;
-        let store = lethe_stores::open_store(&binding.store_url, &mapping, plane)?;
+        let store = lethe_stores::open_registered_store(&binding.store_url, &binding.store_identity, &mapping, plane)?;
         Ok(self.paces.apply(&binding.store, store))
     }
 

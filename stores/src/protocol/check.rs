@@ -26,16 +26,49 @@ struct Greeting {
     writable: bool,
 }
 
+impl Greeting {
+    /// What the ledger keeps, to recognise the store by.
+    fn identity(&self) -> String {
+        format!("protocol:{}", self.store_id)
+    }
+}
+
+/// Makes sure that the server is the one that was registered. Whoever answers at its address could else say that nothing is there.
+pub(super) async fn is_registered(client: &Client, identity: &str, doing: &str) -> Result<(), PortError> {
+    let found = greeting(client, doing).await?.identity();
+    if found == identity {
+        return Ok(());
+    }
+    Err(PortError::WrongPlace(format!(
+        "{doing}: the store was registered as `{identity}`, and `{found}` answers: it is another store"
+    )))
+}
+
 /// Asks the server who it is.
 pub(crate) async fn check(address: &Address) -> Result<StoreCheck, PortError> {
     let doing = format!("look at {}", address.shown());
     let client = Client::new(address, "authorization", "Bearer ")?;
-    let reply = client.ask(Method::GET, "/", None, &doing).await?;
+    let found = greeting(&client, &doing).await?;
+    Ok(StoreCheck {
+        url: address.canonical(),
+        kind: "protocol",
+        bytes: None,
+        journal_mode: None,
+        file_id: found.identity(),
+        server: Some(found.server.chars().take(100).collect()),
+        tables: found.resources,
+        virtual_tables: Vec::new(),
+        writable: found.writable,
+    })
+}
+
+async fn greeting(client: &Client, doing: &str) -> Result<Greeting, PortError> {
+    let reply = client.ask(Method::GET, "/", None, doing).await?;
     if reply.status != StatusCode::OK {
-        return Err(refusal(&doing, &reply));
+        return Err(refusal(doing, &reply));
     }
     let wrong = |why: String| PortError::Permanent(format!("{doing}: {why}; stores/PROTOCOL.md says what a server must answer"));
-    let found: Greeting = serde_json::from_value(reply.json(&doing)?)
+    let found: Greeting = serde_json::from_value(reply.json(doing)?)
         .map_err(|error| wrong(format!("its greeting is not as the store protocol has it: {error}")))?;
     if found.protocol != "lethe-store" || found.version != VERSION {
         return Err(wrong(format!("it speaks {} {}, and lethe-store {VERSION} is needed", found.protocol, found.version)));
@@ -43,15 +76,5 @@ pub(crate) async fn check(address: &Address) -> Result<StoreCheck, PortError> {
     if found.store_id.is_empty() {
         return Err(wrong("its store_id is empty, so that it could not be told from another".into()));
     }
-    Ok(StoreCheck {
-        url: address.canonical(),
-        kind: "protocol",
-        bytes: None,
-        journal_mode: None,
-        server: Some(found.server.chars().take(100).collect()),
-        tables: found.resources,
-        virtual_tables: Vec::new(),
-        file_id: format!("protocol:{}", found.store_id),
-        writable: found.writable,
-    })
+    Ok(found)
 }

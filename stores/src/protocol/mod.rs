@@ -38,6 +38,8 @@ pub(crate) fn is_protocol(url: &str) -> bool {
 /// A plane's records behind a server that speaks the protocol.
 pub(crate) struct ProtocolStore {
     address: Address,
+    /// What the server was registered as, where it was.
+    registered: Option<String>,
     mapping: Mapping,
     plane_id: Uuid,
 }
@@ -83,14 +85,14 @@ struct Probed {
 
 impl ProtocolStore {
     /// Binds the plane. Nothing is opened.
-    pub(crate) fn new(address: Address, mapping: Mapping, plane_id: Uuid) -> Self {
-        Self { address, mapping, plane_id }
+    pub(crate) fn new(address: Address, registered: Option<&str>, mapping: Mapping, plane_id: Uuid) -> Self {
+        Self { address, registered: registered.map(str::to_owned), mapping, plane_id }
     }
 
-    /// Binds the plane, where the URL is one of a server that speaks the protocol.
+    /// Binds the plane in a server that nobody registered, where the URL is one of such that speaks the protocol.
     pub(crate) fn of_url(url: &str, mapping: &Mapping, plane_id: Uuid) -> Result<Option<Self>, PortError> {
         let address = is_protocol(url).then(|| Address::parse(url, EXAMPLE)).transpose()?;
-        Ok(address.map(|address| Self::new(address, mapping.clone(), plane_id)))
+        Ok(address.map(|address| Self::new(address, None, mapping.clone(), plane_id)))
     }
 
     fn doing(&self, what: &str) -> String {
@@ -137,7 +139,8 @@ impl ProtocolStore {
 
     /// Deletes records at these versions, whatever they are. For the conformance suite too, which makes versions up.
     pub(crate) async fn delete(&self, permit: &Permit, rows: &[(Key, Json)]) -> Result<Erased, PortError> {
-        let (client, doing) = (self.connect()?, self.doing("delete from"));
+        let doing = self.doing("delete from");
+        let client = self.connect(&doing).await?;
         self.delete_over(&client, permit, rows, &doing).await
     }
 
@@ -164,12 +167,23 @@ impl ProtocolStore {
         Ok(Erased { erased: went.deleted, absent: went.absent, changed: went.changed })
     }
 
-    fn connect(&self) -> Result<Client, PortError> {
-        Client::new(&self.address, "authorization", "Bearer ")
+    /// A connection, for one verb, to the server that was registered.
+    async fn connect(&self, doing: &str) -> Result<Client, PortError> {
+        let client = Client::new(&self.address, "authorization", "Bearer ")?;
+        if let Some(identity) = &self.registered {
+            check::is_registered(&client, identity, doing).await?;
+        }
+        Ok(client)
+    }
+
+    /// Asks a verb over a connection of its own.
+    async fn once<T: DeserializeOwned>(&self, verb: &str, more: Json, what: &str) -> Result<T, PortError> {
+        let doing = self.doing(what);
+        self.ask(&self.connect(&doing).await?, verb, more, &doing).await
     }
 
     async fn described(&self) -> Result<Described, PortError> {
-        self.ask(&self.connect()?, "describe", json!({}), &self.doing("describe")).await
+        self.once("describe", json!({}), "describe").await
     }
 }
 
@@ -201,12 +215,13 @@ impl KnowledgeStore for ProtocolStore {
     }
 
     async fn count(&self) -> Result<u64, PortError> {
-        let counted: Counted = self.ask(&self.connect()?, "count", json!({}), &self.doing("count")).await?;
+        let counted: Counted = self.once("count", json!({}), "count").await?;
         Ok(counted.count)
     }
 
     async fn page(&self, after: Option<&Key>, limit: PageLimit) -> Result<Vec<Record>, PortError> {
-        let (client, doing) = (self.connect()?, self.doing("export from"));
+        let doing = self.doing("export from");
+        let client = self.connect(&doing).await?;
         let more = json!({"after": after.map(key_to_json), "rows_max": limit.rows_max, "bytes_max": limit.bytes_max});
         let mut records = self.records(&client, "export", more, &doing).await?;
         let (mut page, mut bytes): (Vec<Record>, usize) = (Vec::new(), 0);
@@ -230,17 +245,18 @@ impl KnowledgeStore for ProtocolStore {
     }
 
     async fn fence(&self, mode: FenceMode, epoch: i64) -> Result<FenceReport, PortError> {
-        self.ask(&self.connect()?, "fence", json!({"mode": mode, "epoch": epoch}), &self.doing("fence")).await
+        self.once("fence", json!({"mode": mode, "epoch": epoch}), "fence").await
     }
 
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
-        let _: Json = self.ask(&self.connect()?, "unfence", json!({"epoch": epoch}), &self.doing("unfence")).await?;
+        let _: Json = self.once("unfence", json!({"epoch": epoch}), "unfence").await?;
         Ok(())
     }
 
     async fn erase(&self, permit: &Permit, rows: &[(Key, RecordDigest)], salt: Option<&Salt>) -> Result<Erased, PortError> {
         verdict::covered(permit, self.plane_id)?;
-        let (client, doing) = (self.connect()?, self.doing("erase from"));
+        let doing = self.doing("erase from");
+        let client = self.connect(&doing).await?;
         let keys: Vec<_> = rows.iter().map(|(key, _)| key).collect();
         let mut versions = std::collections::HashMap::new();
         let mut found = std::collections::HashMap::new();
@@ -259,12 +275,13 @@ impl KnowledgeStore for ProtocolStore {
 
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
         verdict::covered(permit, self.plane_id)?;
-        let said: Answer = self.ask(&self.connect()?, "scrub", json!({"epoch": permit.epoch()}), &self.doing("scrub")).await?;
+        let said: Answer = self.once("scrub", json!({"epoch": permit.epoch()}), "scrub").await?;
         Ok(said.into_evidence())
     }
 
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
-        let (client, doing) = (self.connect()?, self.doing("probe"));
+        let doing = self.doing("probe");
+        let client = self.connect(&doing).await?;
         let columns = wire::columns(&self.described().await?.columns, &self.mapping.key, &doing)?;
         let column = |name: &Option<String>| columns.iter().position(|column| Some(&column.name) == name.as_ref());
         let (plane_column, embedding) = (column(&self.mapping.plane_column), column(&self.mapping.embedding));
@@ -301,7 +318,8 @@ impl KnowledgeStore for ProtocolStore {
     }
 
     async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
-        let (client, doing) = (self.connect()?, self.doing("look again in"));
+        let doing = self.doing("look again in");
+        let client = self.connect(&doing).await?;
         let columns = wire::columns(&self.described().await?.columns, &self.mapping.key, &doing)?;
         let plane_column = columns.iter().position(|column| Some(&column.name) == self.mapping.plane_column.as_ref());
         let plane = plane_column.zip(self.mapping.plane.as_deref());

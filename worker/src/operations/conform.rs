@@ -113,6 +113,7 @@ async fn nobodys(app: &App, store: &parties::Checked, scratch: &Mapping) -> Resu
             store: known.name,
             store_kind: known.kind,
             store_url: known.url,
+            store_identity: known.identity,
             resource: described.resource,
             plane_column: described.plane_column.unwrap_or_default(),
             value_digest: canonical::sha256(value.as_bytes()),

@@ -1,7 +1,7 @@
 //! Tenants and stores: registered by an operator before planes can be.
 
 use chrono::{DateTime, Utc};
-use lethe_ledger::{Chain, Entry, EventType, NewStore, Tx};
+use lethe_ledger::{Chain, Entry, EventType, NewStore, Store, Tx};
 use lethe_stages::{Code, LifecycleState, Refusal};
 use lethe_stores::{StoreCheck, shown_store_url};
 use serde::{Deserialize, Serialize};
@@ -139,6 +139,23 @@ pub(super) async fn checked(app: &App, url: &str) -> Result<Checked, Stop> {
     Ok(Checked { url: report.url.clone(), kind: report.kind.into(), identity: report.file_id.clone(), report: json!(report) })
 }
 
+/// Checks a registered store: that it still is the one that was registered. A server of the store protocol never changes its name; of a
+/// file or a database the identity changes with every restore, and there the fences in it tell.
+pub(super) async fn checked_again(app: &App, store: &Store) -> Result<Checked, Stop> {
+    let found = checked(app, &store.url).await?;
+    if found.kind == "protocol" && found.identity != store.identity {
+        let message = format!(
+            "check {}: store {} was registered as `{}`, and `{}` answers: it is another store",
+            shown_store_url(&store.url),
+            store.name,
+            store.identity,
+            found.identity
+        );
+        return Err(Refusal::new(Code::StoreUnusable, message).with(json!({"retryable": false})).into());
+    }
+    Ok(found)
+}
+
 pub(super) async fn check_new_store(app: &App, call: &Call) -> Outcome {
     operator(call)?;
     let args: AddStore = arguments(call)?;
@@ -194,7 +211,7 @@ pub(super) async fn check_known_store(app: &App, call: &Call) -> Outcome {
     let Name { name } = arguments(call)?;
     let store = app.ledger.read(async |tx: &mut Tx| tx.store(&name).await).await?;
     let store = store.ok_or_else(|| store_unknown(&name))?;
-    Ok(json!(checked(app, &store.url).await?))
+    Ok(json!(checked_again(app, &store).await?))
 }
 
 pub(super) async fn store_checked(_app: &App, tx: &mut Tx, call: &Call, prepared: Json) -> Outcome {

@@ -107,13 +107,12 @@ async fn resolve(app: &App, spec: &str, whole_table: bool) -> Result<Resolved, S
         );
         return Err(wrong(Code::ConsentMissing, message));
     }
-    let (named, url) = if store.contains(':') {
-        (None, store.to_owned())
+    let (named, checked) = if store.contains(':') {
+        (None, parties::checked(app, store).await?)
     } else {
         let known = app.ledger.read(async |tx: &mut Tx| tx.store(store).await).await?;
-        (Some(store.to_owned()), known.ok_or_else(|| store_unknown(store))?.url)
+        (Some(store.to_owned()), parties::checked_again(app, &known.ok_or_else(|| store_unknown(store))?).await?)
     };
-    let checked = parties::checked(app, &url).await?;
     let described =
         app.world.describe(&checked.url, &mapping).await.map_err(|error| unmapped(&format!("--store '{shown}'"), error))?;
     Ok(Resolved::new(&checked, named, mapping, described))
@@ -221,6 +220,7 @@ async fn bind(tx: &mut Tx, call: &Call, tenant: &Tenant, one: Resolved) -> Resul
         store: store.name,
         store_kind: store.kind,
         store_url: store.url,
+        store_identity: store.identity,
         resource: one.resource,
         plane_column: one.plane_column.unwrap_or_default(),
         value_digest: canonical::sha256(one.plane_value.unwrap_or_default().as_bytes()),
