@@ -90,7 +90,7 @@ async fn a_certificate_must_be_signed_by_whom_is_trusted() {
     assert!(matches!(check_store(&plain).await, Err(PortError::Transient(_))), "it hangs up on who does not speak TLS");
 }
 
-/// A server that gives every request this answer.
+/// A server that describes itself, and gives every other request this answer.
 fn answering(answer: &'static str) -> String {
     answering_in_pieces(vec![answer])
 }
@@ -104,6 +104,11 @@ fn answering_in_pieces(pieces: Vec<&'static str>) -> String {
             let mut asked = [0; 4096];
             let _ = stream.read(&mut asked);
             let _ = stream.set_nodelay(true);
+            if asked.starts_with(b"POST /describe") {
+                let said = described().to_string();
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{said}", said.len());
+                continue;
+            }
             for piece in &pieces {
                 let _ = stream.write_all(piece.as_bytes());
                 std::thread::sleep(std::time::Duration::from_millis(20));
@@ -140,9 +145,7 @@ async fn an_answer_that_was_cut_off_is_asked_for_again_and_never_taken_for_fewer
         (r#"{"row": 1}"#, "neither a record nor the end"),
     ];
     for (line, said) in wrong {
-        let body = format!("{HEAD}\n{line}\n");
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        let error = open(&answering(Box::leak(answer.into_boxed_str()))).page(None, ALL).await.expect_err(line);
+        let error = open(&exporting(format!("{HEAD}\n{line}\n"))).page(None, ALL).await.expect_err(line);
         assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains(said), "{line}: {error}");
     }
     let refusal = ["HTTP/1.1 409 No\r\ncontent-length: 48\r\n\r\n{\"error\": \"stale", "_epoch\", \"mine\": 3, \"seen\": 4}  "];
@@ -151,6 +154,19 @@ async fn an_answer_that_was_cut_off_is_asked_for_again_and_never_taken_for_fewer
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let error = open(&format!("http://{nobody}")).count().await.expect_err("nobody is there");
     assert!(matches!(error, PortError::Transient(_)), "{error}");
+}
+
+/// The scope as most servers of this file describe it.
+fn described() -> Json {
+    json!({"resource": "notes", "plane_column": "plane", "plane": "p1", "columns": [{"name": "id", "kind": "integer"}]})
+}
+
+/// A server that describes itself, and exports this.
+fn exporting(lines: String) -> String {
+    serving(move |asked| match asked.verb.as_str() {
+        "describe" => (200, described()),
+        _ => (200, json!(lines)),
+    })
 }
 
 /// What a server is asked.
@@ -276,4 +292,41 @@ async fn another_store_at_the_same_address_is_the_wrong_place_for_every_verb() {
         assert!(matches!(answer, Err(PortError::WrongPlace(_))), "{verb}: {answer:?}");
     }
     invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn an_answer_whose_head_is_not_what_was_described_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = Reference::start(dir.path(), &[]);
+    server.fill("p1", 1, 5);
+    let sample = open(&server.url).page(None, ALL).await.expect("a page");
+    type Change = fn(&mut Vec<Json>);
+    let changes: [(Change, &str); 4] = [
+        (|columns| columns.swap(2, 4), "column 3 is `body` (text) in the head, and `raw` (bytes)"),
+        (|columns| columns[2]["name"] = json!("title"), "column 3 is `body` (text) in the head, and `title` (text)"),
+        (|columns| columns[3]["kind"] = json!("integer"), "column 4 is `score` (real) in the head, and `score` (integer)"),
+        (|columns| drop(columns.pop()), "the head names 6 column(s), and `describe` 5"),
+    ];
+    for (change, said) in changes {
+        let upstream = server.url.clone();
+        let url = serving(move |asked| {
+            let (status, mut said) = relayed(&upstream, asked);
+            if let (Some(columns), "describe") = (said.get_mut("columns").and_then(Json::as_array_mut), asked.verb.as_str()) {
+                change(columns);
+            }
+            (status, said)
+        });
+        let error = open(&url).page(None, ALL).await.expect_err(said);
+        assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains(said), "{error}");
+    }
+    open(&server.url).fence(FenceMode::Closed, 1).await.expect("a fence, so that there is what to prove by");
+    let upstream = server.url.clone();
+    let url = serving(move |asked| {
+        let (status, said) = relayed(&upstream, asked);
+        let renamed = |said: &str| json!(said.replacen("\"body\"", "\"title\"", 1));
+        let said = if asked.verb == "lookup" { said.as_str().map(renamed).unwrap_or_default() } else { said };
+        (status, said)
+    });
+    let error = open(&url).prove_empty(&sample).await.expect_err("looked up under another head");
+    assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains("`title` (text) in the head"), "{error}");
 }

@@ -6,6 +6,8 @@
 mod check;
 mod wire;
 
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 use hyper::{Method, StatusCode};
 use lethe_stages::{
@@ -21,7 +23,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 pub(crate) use self::check::check;
-use self::wire::{Answer, Records, key_to_json, vector_to_json};
+use self::wire::{Answer, NamedColumn, Records, key_to_json, vector_to_json};
 use crate::{
     Mapping,
     http::{Address, Client, Reply, refused_by},
@@ -42,6 +44,8 @@ pub(crate) struct ProtocolStore {
     registered: Option<String>,
     mapping: Mapping,
     plane_id: Uuid,
+    /// The columns as they were described first: under these names records are archived.
+    named: OnceLock<Vec<NamedColumn>>,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +53,7 @@ struct Described {
     resource: String,
     plane_column: Option<String>,
     plane: Option<String>,
-    columns: Vec<wire::NamedColumn>,
+    columns: Vec<NamedColumn>,
     #[serde(default)]
     dependents: Vec<String>,
     #[serde(default)]
@@ -86,7 +90,7 @@ struct Probed {
 impl ProtocolStore {
     /// Binds the plane. Nothing is opened.
     pub(crate) fn new(address: Address, registered: Option<&str>, mapping: Mapping, plane_id: Uuid) -> Self {
-        Self { address, registered: registered.map(str::to_owned), mapping, plane_id }
+        Self { address, registered: registered.map(str::to_owned), mapping, plane_id, named: OnceLock::new() }
     }
 
     /// Binds the plane in a server that nobody registered, where the URL is one of such that speaks the protocol.
@@ -122,8 +126,9 @@ impl ProtocolStore {
     }
 
     async fn records(&self, client: &Client, verb: &str, more: Json, doing: &str) -> Result<Records, PortError> {
+        let columns = self.named().await?;
         let lines = client.lines(&format!("/{verb}"), &self.body(more), doing, refusal).await?;
-        Records::of(lines, doing, &self.mapping.key).await
+        Records::of(lines, doing, &self.mapping.key, columns).await
     }
 
     /// The records of the plane that stand under these keys now, each with its version.
@@ -182,15 +187,26 @@ impl ProtocolStore {
         self.ask(&self.connect(&doing).await?, verb, more, &doing).await
     }
 
-    async fn described(&self) -> Result<Described, PortError> {
-        self.once("describe", json!({}), "describe").await
+    async fn described(&self) -> Result<(Described, Vec<Column>), PortError> {
+        let found: Described = self.once("describe", json!({}), "describe").await?;
+        let columns = wire::columns(&found.columns, &self.mapping.key, &self.doing("describe"))?;
+        let _ = self.named.set(found.columns.clone());
+        Ok((found, columns))
+    }
+
+    /// The columns that the head of every answer must have.
+    async fn named(&self) -> Result<Vec<NamedColumn>, PortError> {
+        if self.named.get().is_none() {
+            self.described().await?;
+        }
+        Ok(self.named.get().cloned().unwrap_or_default())
     }
 }
 
 #[async_trait]
 impl KnowledgeStore for ProtocolStore {
     async fn describe(&self) -> Result<Description, PortError> {
-        let found = self.described().await?;
+        let (found, _) = self.described().await?;
         if found.plane_column.is_some() != self.mapping.plane_column.is_some()
             || found.plane.is_some() != self.mapping.plane.is_some()
         {
@@ -199,7 +215,6 @@ impl KnowledgeStore for ProtocolStore {
                 self.doing("describe")
             )));
         }
-        wire::columns(&found.columns, &self.mapping.key, &self.doing("describe"))?;
         Ok(Description {
             resource: found.resource,
             plane_column: found.plane_column,
@@ -211,7 +226,7 @@ impl KnowledgeStore for ProtocolStore {
     }
 
     async fn columns(&self) -> Result<Vec<Column>, PortError> {
-        wire::columns(&self.described().await?.columns, &self.mapping.key, &self.doing("describe"))
+        self.described().await.map(|(_, columns)| columns)
     }
 
     async fn count(&self) -> Result<u64, PortError> {
@@ -282,7 +297,7 @@ impl KnowledgeStore for ProtocolStore {
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
         let doing = self.doing("probe");
         let client = self.connect(&doing).await?;
-        let columns = wire::columns(&self.described().await?.columns, &self.mapping.key, &doing)?;
+        let (_, columns) = self.described().await?;
         let column = |name: &Option<String>| columns.iter().position(|column| Some(&column.name) == name.as_ref());
         let (plane_column, embedding) = (column(&self.mapping.plane_column), column(&self.mapping.embedding));
         if let Some(sample) = samples.iter().find(|sample| sample.values.len() != columns.len()) {
@@ -320,7 +335,7 @@ impl KnowledgeStore for ProtocolStore {
     async fn look_again(&self, known: &[Known], salt: &Salt) -> Result<Recurrence, PortError> {
         let doing = self.doing("look again in");
         let client = self.connect(&doing).await?;
-        let columns = wire::columns(&self.described().await?.columns, &self.mapping.key, &doing)?;
+        let (_, columns) = self.described().await?;
         let plane_column = columns.iter().position(|column| Some(&column.name) == self.mapping.plane_column.as_ref());
         let plane = plane_column.zip(self.mapping.plane.as_deref());
         let vectors: Vec<_> = verdict::known_vectors(known).iter().filter_map(vector_to_json).collect();

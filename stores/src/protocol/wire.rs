@@ -29,6 +29,18 @@ pub(super) enum Kind {
     Vector,
 }
 
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Kind::Integer => "integer",
+            Kind::Real => "real",
+            Kind::Text => "text",
+            Kind::Bytes => "bytes",
+            Kind::Vector => "vector",
+        }
+    }
+}
+
 /// A column, as the server names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NamedColumn {
@@ -126,14 +138,17 @@ enum Line {
 }
 
 impl Records {
-    /// Reads the head.
-    pub(super) async fn of(mut lines: Lines, doing: &str, key: &str) -> Result<Self, PortError> {
+    /// Reads the head. It must name the columns as the server described them: values are decoded by the one and archived under the
+    /// names of the other.
+    pub(super) async fn of(mut lines: Lines, doing: &str, key: &str, described: Vec<NamedColumn>) -> Result<Self, PortError> {
         let head = lines.next().await?.ok_or_else(|| cut_off(doing))?;
         let head: Head = serde_json::from_value(head)
             .map_err(|error| PortError::Permanent(format!("{doing}: the first line does not name the columns: {error}")))?;
-        columns(&head.columns, key, doing)?;
-        let key = head.columns.iter().position(|column| column.name == key).unwrap_or_default();
-        Ok(Self { lines, columns: head.columns, key, count: 0, ended: false, doing: doing.to_owned() })
+        if let Some(difference) = difference(&head.columns, &described) {
+            return Err(PortError::Permanent(format!("{doing}: {difference}")));
+        }
+        let key = described.iter().position(|column| column.name == key).unwrap_or_default();
+        Ok(Self { lines, columns: described, key, count: 0, ended: false, doing: doing.to_owned() })
     }
 
     /// The next record; `None` after the end, which must be there and count what came.
@@ -167,11 +182,7 @@ impl Records {
         for (column, value) in self.columns.iter().zip(values) {
             let kind = column.kind;
             read.push(value_of(kind, value).ok_or_else(|| {
-                format!(
-                    "the record of key {key} has a value in column `{}` that is no {}",
-                    column.name,
-                    json!(kind).as_str().unwrap_or_default()
-                )
+                format!("the record of key {key} has a value in column `{}` that is no {}", column.name, kind.as_str())
             })?);
         }
         let same = match (&key, &read[self.key]) {
@@ -185,6 +196,17 @@ impl Records {
         }
         Ok(Record { key, values: read })
     }
+}
+
+/// In what the head of an answer is not what the server describes, if in anything.
+fn difference(head: &[NamedColumn], described: &[NamedColumn]) -> Option<String> {
+    if head.len() != described.len() {
+        return Some(format!("the head names {} column(s), and `describe` {}", head.len(), described.len()));
+    }
+    let place = (0..head.len()).find(|place| head[*place] != described[*place])?;
+    let shown = |column: &NamedColumn| format!("`{}` ({})", column.name, column.kind.as_str());
+    let (in_head, in_description) = (shown(&head[place]), shown(&described[place]));
+    Some(format!("column {} is {in_head} in the head, and {in_description} in what `describe` answers", place + 1))
 }
 
 fn cut_off(doing: &str) -> PortError {
