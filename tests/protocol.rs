@@ -173,6 +173,7 @@ fn exporting(lines: String) -> String {
 struct Asked {
     method: String,
     verb: String,
+    head: String,
     body: Json,
 }
 
@@ -203,7 +204,7 @@ fn converse(mut stream: TcpStream, answer: &dyn Fn(&Asked) -> (u16, Json)) -> Op
         let mut words = head.split(' ');
         let (method, path) = (words.next()?.to_owned(), words.next()?);
         let verb = path.trim_start_matches('/').to_owned();
-        let (status, said) = answer(&Asked { method, verb, body: serde_json::from_slice(&body).unwrap_or_default() });
+        let (status, said) = answer(&Asked { method, verb, head, body: serde_json::from_slice(&body).unwrap_or_default() });
         let said = said.as_str().map_or_else(|| said.to_string(), str::to_owned);
         write!(stream, "HTTP/1.1 {status} So\r\ncontent-length: {}\r\n\r\n{said}", said.len()).ok()?;
     }
@@ -329,4 +330,68 @@ async fn an_answer_whose_head_is_not_what_was_described_is_refused() {
     });
     let error = open(&url).prove_empty(&sample).await.expect_err("looked up under another head");
     assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains("`title` (text) in the head"), "{error}");
+}
+
+/// That a server's words were shortened, and carry neither its token nor what a terminal obeys.
+fn is_fit(said: &str) {
+    assert!(said.chars().count() < 600, "{} characters: {said:.100}", said.chars().count());
+    assert!(!said.contains(TOKEN) && !said.contains(char::is_control), "{said:?}");
+}
+
+const TOKEN: &str = "a-token-of-the-test";
+
+#[tokio::test]
+async fn what_a_server_says_is_repeated_without_its_token_and_never_whole() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("token");
+    std::fs::write(&file, TOKEN).expect("write a token");
+    let url = |lines: &'static str| {
+        let url = serving(move |asked| {
+            // The request's own header is sent back, in red.
+            let said = format!("\u{1b}[31m {} {}", asked.head, "x".repeat(500));
+            let many = vec![said.clone(); 300];
+            match (asked.verb.as_str(), lines) {
+                ("", _) => {
+                    let mut greeting = json!({"protocol": "lethe-store", "version": 1, "store_id": "s", "writable": true});
+                    (greeting["server"], greeting["resources"]) = (json!(said), json!(many));
+                    (200, greeting)
+                }
+                ("describe", _) => {
+                    let mut answer = described();
+                    (answer["dependents"], answer["unfenced"]) = (json!(many), json!(many));
+                    (200, answer)
+                }
+                ("count", _) => (200, json!({"count": said})),
+                ("fence", _) => (200, json!({"mode": "closed", "unfenced": many})),
+                ("unfence", _) => (500, json!({"message": said})),
+                ("probe", _) => (409, json!({"error": "wrong_place", "message": said})),
+                (_, "") => (403, json!({"error": "forbidden", "message": said})),
+                (_, lines) => (200, json!(lines.replace("SAID", json!(said).to_string().trim_matches('"')))),
+            }
+        });
+        format!("{url}/?token_file={}", file.display())
+    };
+    let checked = check_store(&url("")).await.expect("it greets");
+    is_fit(checked.server.as_ref().expect("words"));
+    let store = open(&url(""));
+    let (description, report) = (store.describe().await.expect("words"), store.fence(FenceMode::Closed, 1).await.expect("words"));
+    for listed in [&checked.tables, &description.dependents, &description.unfenced, &report.unfenced] {
+        assert_eq!(listed.len(), 101, "they are counted beyond the first hundred");
+        listed.iter().for_each(|said| is_fit(said));
+    }
+    let mut errors = vec![
+        store.count().await.expect_err("no number"),
+        store.unfence(1).await.expect_err("an error of the server's"),
+        store.prove_empty(&[]).await.expect_err("the wrong place"),
+        store.page(None, ALL).await.expect_err("forbidden"),
+    ];
+    for lines in [
+        "{\"columns\": [{\"name\": \"id\", \"kind\": \"integer\"}]}\n{\"error\": \"SAID\"}\n",
+        "{\"columns\": [{\"name\": \"id\", \"kind\": \"integer\"}]}\n{\"key\": [\"SAID\"], \"version\": 1, \"values\": [1]}\n",
+        "{\"columns\": [{\"name\": \"SAID\", \"kind\": \"integer\"}]}\n",
+        "{\"columns\": [{\"name\": \"id\", \"kind\": \"SAID\"}]}\n",
+    ] {
+        errors.push(open(&url(lines)).page(None, ALL).await.expect_err(lines));
+    }
+    errors.iter().for_each(|error| is_fit(&error.to_string()));
 }

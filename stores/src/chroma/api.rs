@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Database;
 use crate::{
-    http::{Client, Reply, refused_by},
+    http::{Client, Reply, unreadable},
     percent,
 };
 
@@ -80,9 +80,9 @@ impl Api {
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Json>, doing: &str) -> Result<Json, PortError> {
         let reply = self.reply(method, path, body, doing).await?;
         if !reply.status.is_success() {
-            return Err(refusal(doing, &reply));
+            return Err(reply.refused(doing));
         }
-        reply.json(doing)
+        reply.read(doing)
     }
 
     /// The collection of this name; `None` only where its database was found and has none.
@@ -90,12 +90,12 @@ impl Api {
         let doing = self.doing("find collection", name);
         let reply = self.reply(Method::GET, &self.path(&format!("/collections/{}", percent::encode(name))), None, &doing).await?;
         match reply.status {
-            StatusCode::OK => read(reply.json(&doing)?, &doing).map(Some),
+            StatusCode::OK => reply.read(&doing).map(Some),
             StatusCode::NOT_FOUND => {
                 self.ask(Method::GET, &self.path(""), None, &doing).await?;
                 Ok(None)
             }
-            _ => Err(refusal(&doing, &reply)),
+            _ => Err(reply.refused(&doing)),
         }
     }
 
@@ -125,7 +125,7 @@ impl Api {
             self.reply(Method::DELETE, &self.path(&format!("/collections/{}", percent::encode(name))), None, doing).await?;
         match reply.status.is_success() || reply.status == StatusCode::NOT_FOUND {
             true => Ok(()),
-            false => Err(refusal(doing, &reply)),
+            false => Err(reply.refused(doing)),
         }
     }
 
@@ -136,7 +136,7 @@ impl Api {
         match reply.status {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
-            _ => Err(refusal(doing, &reply)),
+            _ => Err(reply.refused(doing)),
         }
     }
 
@@ -164,10 +164,6 @@ impl Api {
 }
 
 fn read<T: serde::de::DeserializeOwned>(answer: Json, doing: &str) -> Result<T, PortError> {
-    serde_json::from_value(answer).map_err(|error| PortError::Permanent(format!("{doing}: the answer is not Chroma's: {error}")))
-}
-
-fn refusal(doing: &str, reply: &Reply) -> PortError {
-    let said: Json = serde_json::from_slice(&reply.body).unwrap_or_default();
-    refused_by(doing, reply.status, said["message"].as_str().unwrap_or_default())
+    serde_json::from_value(answer)
+        .map_err(|error| PortError::Permanent(format!("{doing}: the answer is not Chroma's: {}", unreadable(&error))))
 }

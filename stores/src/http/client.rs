@@ -1,6 +1,6 @@
 //! One verb's connection to a server: JSON out, JSON or lines of JSON back, each within a limit of time and of memory.
 //!
-//! The rule: the server's words are shortened in messages and never taken for more than words; a redirection is not followed. What
+//! The rule: the server's words are repeated as [`Words`] has it, and never taken for more than words; a redirection is not followed. What
 //! was asked when we die may have been done; every verb may be repeated.
 
 use std::{error::Error, time::Duration};
@@ -15,10 +15,14 @@ use hyper_util::{
 };
 use lethe_stages::ports::PortError;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use tokio::time::timeout;
 
-use super::Address;
+use super::{
+    Address,
+    words::{Words, unreadable},
+};
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -26,26 +30,26 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(300);
 /// Bytes of one answer, or of one line of it.
 const BODY_MAX: usize = 256 << 20;
-/// Characters of a server's words that a message repeats.
-const SAID_MAX: usize = 300;
 
 /// A connection, opened when it is first needed and kept while this lives.
 pub(crate) struct Client {
     address: Address,
     token: Option<(&'static str, String)>,
+    /// How what the server says is repeated.
+    pub(crate) words: Words,
     inner: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// A whole answer.
-#[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
+    words: Words,
 }
 
 impl Reply {
-    async fn whole(response: hyper::Response<Incoming>, doing: &str) -> Result<Self, PortError> {
-        let (status, mut lines) = (response.status(), Lines::of(response, doing));
+    async fn whole(response: hyper::Response<Incoming>, words: &Words, doing: &str) -> Result<Self, PortError> {
+        let (status, mut lines) = (response.status(), Lines::of(response, words, doing));
         let mut whole = BytesMut::new();
         while let Some(piece) = lines.piece().await? {
             whole.extend_from_slice(&piece);
@@ -53,21 +57,40 @@ impl Reply {
                 return Err(too_long(doing));
             }
         }
-        Ok(Self { status, body: whole.freeze() })
+        Ok(Self { status, body: whole.freeze(), words: words.clone() })
     }
 
-    /// Its body as JSON.
-    pub(crate) fn json(&self, doing: &str) -> Result<Json, PortError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| PortError::Permanent(format!("{doing}: the server's answer is no JSON: {error}")))
+    /// Its body, as what it should be.
+    pub(crate) fn read<T: DeserializeOwned>(&self, doing: &str) -> Result<T, PortError> {
+        let wrong = |error| PortError::Permanent(format!("{doing}: the server's answer cannot be read: {}", unreadable(&error)));
+        serde_json::from_slice(&self.body).map_err(wrong)
+    }
+
+    /// The words that a document of the body, which is said to be JSON, has under this name; fit to be repeated.
+    pub(crate) fn said(&self, document: &Json, name: &str) -> String {
+        document[name].as_str().map(|words| self.words.said(words)).unwrap_or_default()
+    }
+
+    /// What an answer means that is not the one asked for, where it says `message`: busy servers are asked again, the others are an
+    /// operator's.
+    pub(crate) fn refused(&self, doing: &str) -> PortError {
+        let said = self.said(&serde_json::from_slice(&self.body).unwrap_or_default(), "message");
+        let status = self.status;
+        let message = format!("{doing}: the server answers {}{}{said}", status.as_u16(), if said.is_empty() { "" } else { ": " });
+        let again = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+        match again || matches!(status.as_u16(), 408 | 425 | 429) {
+            true => PortError::Transient(message),
+            false => PortError::Permanent(message),
+        }
     }
 }
 
 impl Client {
     /// Reads token and certificates. The token goes into the header of this name, after `before`.
     pub(crate) fn new(address: &Address, header: &'static str, before: &str) -> Result<Self, PortError> {
-        let token = address.token()?.map(|token| (header, format!("{before}{token}")));
-        Ok(Self { token, ..Self::plain(address)? })
+        let token = address.token()?;
+        let words = Words::without(token.clone());
+        Ok(Self { token: token.map(|token| (header, format!("{before}{token}"))), words, ..Self::plain(address)? })
     }
 
     /// Reads certificates; it sends no token.
@@ -78,7 +101,8 @@ impl Client {
         tcp.set_nodelay(true);
         let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(trust(address)?);
         let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { address: address.clone(), token: None, inner: legacy::Client::builder(TokioExecutor::new()).build(connector) })
+        let inner = legacy::Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { address: address.clone(), token: None, words: Words::default(), inner })
     }
 
     async fn begin(
@@ -103,7 +127,7 @@ impl Client {
             request.map_err(|_| PortError::Permanent(format!("{doing}: the path or the token holds what HTTP cannot send")))?;
         match timeout(ANSWER, self.inner.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(unreachable(doing, &error)),
+            Ok(Err(error)) => Err(unreachable(&self.words, doing, &error)),
             Err(_) => Err(late(doing)),
         }
     }
@@ -111,7 +135,7 @@ impl Client {
     /// Asks, and reads the whole answer, whatever its status.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Json>, doing: &str) -> Result<Reply, PortError> {
         let response = self.begin(method, path, body, doing).await?;
-        Reply::whole(response, doing).await
+        Reply::whole(response, &self.words, doing).await
     }
 
     /// Posts JSON to the address as it is, with its query and with `headers`, and reads the whole answer, whatever its status.
@@ -124,8 +148,8 @@ impl Client {
         }
         let request = request.body(Full::new(body.into()));
         let request = request.map_err(|_| PortError::Permanent(format!("{doing}: the URL holds what HTTP cannot send")))?;
-        let response = self.inner.request(request).await.map_err(|error| unreachable(doing, &error))?;
-        Reply::whole(response, doing).await
+        let response = self.inner.request(request).await.map_err(|error| unreachable(&self.words, doing, &error))?;
+        Reply::whole(response, &self.words, doing).await
     }
 
     /// Posts, and reads the answer line by line where it is 200; any other is the error of `refusal`.
@@ -138,9 +162,9 @@ impl Client {
     ) -> Result<Lines, PortError> {
         let response = self.begin(Method::POST, path, Some(body), doing).await?;
         if response.status() == StatusCode::OK {
-            return Ok(Lines::of(response, doing));
+            return Ok(Lines::of(response, &self.words, doing));
         }
-        Err(refusal(doing, &Reply::whole(response, doing).await?))
+        Err(refusal(doing, &Reply::whole(response, &self.words, doing).await?))
     }
 }
 
@@ -150,12 +174,14 @@ pub(crate) struct Lines {
     buffer: BytesMut,
     /// Bytes at the buffer's start that hold no end of a line.
     searched: usize,
+    pub(crate) words: Words,
     doing: String,
 }
 
 impl Lines {
-    fn of(response: hyper::Response<Incoming>, doing: &str) -> Self {
-        Self { body: response.into_body(), buffer: BytesMut::new(), searched: 0, doing: doing.to_owned() }
+    fn of(response: hyper::Response<Incoming>, words: &Words, doing: &str) -> Self {
+        let words = words.clone();
+        Self { body: response.into_body(), buffer: BytesMut::new(), searched: 0, words, doing: doing.to_owned() }
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>, PortError> {
@@ -163,7 +189,7 @@ impl Lines {
             match timeout(ANSWER, self.body.frame()).await {
                 Err(_) => return Err(late(&self.doing)),
                 Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(unreachable(&self.doing, &error)),
+                Ok(Some(Err(error))) => return Err(unreachable(&self.words, &self.doing, &error)),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(piece) = frame.into_data() {
                         return Ok(Some(piece));
@@ -203,7 +229,7 @@ impl Lines {
     fn read(&self, line: &[u8]) -> Result<Json, PortError> {
         // A line that was cut off is no JSON either: the next try reads it whole.
         serde_json::from_slice(line)
-            .map_err(|error| PortError::Transient(format!("{}: a line of the answer is no JSON: {error}", self.doing)))
+            .map_err(|error| PortError::Transient(format!("{}: a line of the answer: {}", self.doing, unreadable(&error))))
     }
 }
 
@@ -227,25 +253,15 @@ fn trust(address: &Address) -> Result<rustls::ClientConfig, PortError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// What an answer means that is not the one asked for: busy servers are asked again, the others are an operator's.
-pub(crate) fn refused_by(doing: &str, status: StatusCode, said: &str) -> PortError {
-    let said: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID_MAX).collect();
-    let message = format!("{doing}: the server answers {}{}{said}", status.as_u16(), if said.is_empty() { "" } else { ": " });
-    let again = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
-    match again || matches!(status.as_u16(), 408 | 425 | 429) {
-        true => PortError::Transient(message),
-        false => PortError::Permanent(message),
-    }
-}
-
-fn unreachable(doing: &str, error: &(dyn Error + 'static)) -> PortError {
+fn unreachable(words: &Words, doing: &str, error: &(dyn Error + 'static)) -> PortError {
     let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
         said = format!("{said}: {next}");
         cause = next.source();
     }
-    let message = format!("{doing}: {said}");
+    // A certificate's names, for one, are the server's words.
+    let message = format!("{doing}: {}", words.said(&said));
     if is_untrusted(error) { PortError::Permanent(message) } else { PortError::Transient(message) }
 }
 

@@ -2,8 +2,10 @@
 
 mod address;
 mod client;
+mod words;
 
 pub(crate) use self::{
     address::Address,
-    client::{Client, Lines, Reply, refused_by},
+    client::{Client, Lines, Reply},
+    words::{Words, unreadable},
 };

@@ -55,8 +55,8 @@ pub(crate) async fn check(address: &Address) -> Result<StoreCheck, PortError> {
         bytes: None,
         journal_mode: None,
         file_id: found.identity(),
-        server: Some(found.server.chars().take(100).collect()),
-        tables: found.resources,
+        server: Some(client.words.said(&found.server)),
+        tables: client.words.listed(&found.resources),
         virtual_tables: Vec::new(),
         writable: found.writable,
     })
@@ -68,13 +68,16 @@ async fn greeting(client: &Client, doing: &str) -> Result<Greeting, PortError> {
         return Err(refusal(doing, &reply));
     }
     let wrong = |why: String| PortError::Permanent(format!("{doing}: {why}; stores/PROTOCOL.md says what a server must answer"));
-    let found: Greeting = serde_json::from_value(reply.json(doing)?)
-        .map_err(|error| wrong(format!("its greeting is not as the store protocol has it: {error}")))?;
+    let found: Greeting = reply.read(doing)?;
     if found.protocol != "lethe-store" || found.version != VERSION {
-        return Err(wrong(format!("it speaks {} {}, and lethe-store {VERSION} is needed", found.protocol, found.version)));
+        let (speaks, version) = (client.words.said(&found.protocol), found.version);
+        return Err(wrong(format!("it speaks {speaks} {version}, and lethe-store {VERSION} is needed")));
     }
-    if found.store_id.is_empty() {
-        return Err(wrong("its store_id is empty, so that it could not be told from another".into()));
+    if found.store_id.is_empty() || client.words.said(&found.store_id) != found.store_id {
+        return Err(wrong(
+            "its store_id is empty, longer than 300 characters, or holds a control character or the token, and could not be kept"
+                .into(),
+        ));
     }
     Ok(found)
 }

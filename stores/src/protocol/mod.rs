@@ -26,7 +26,7 @@ pub(crate) use self::check::check;
 use self::wire::{Answer, NamedColumn, Records, key_to_json, vector_to_json};
 use crate::{
     Mapping,
-    http::{Address, Client, Reply, refused_by},
+    http::{Address, Client, Reply},
     verdict,
 };
 
@@ -120,9 +120,7 @@ impl ProtocolStore {
         if reply.status != StatusCode::OK {
             return Err(refusal(doing, &reply));
         }
-        serde_json::from_slice(&reply.body).map_err(|error| {
-            PortError::Permanent(format!("{doing}: the server's answer to `{verb}` is not as the protocol has it: {error}"))
-        })
+        reply.read(doing)
     }
 
     async fn records(&self, client: &Client, verb: &str, more: Json, doing: &str) -> Result<Records, PortError> {
@@ -188,8 +186,18 @@ impl ProtocolStore {
     }
 
     async fn described(&self) -> Result<(Described, Vec<Column>), PortError> {
-        let found: Described = self.once("describe", json!({}), "describe").await?;
-        let columns = wire::columns(&found.columns, &self.mapping.key, &self.doing("describe"))?;
+        let doing = self.doing("describe");
+        let client = self.connect(&doing).await?;
+        let found: Described = self.ask(&client, "describe", json!({}), &doing).await?;
+        let words = &client.words;
+        // Names are used as they are, so they are not shortened but refused.
+        if [Some(&found.resource), found.plane_column.as_ref()].into_iter().flatten().any(|name| words.said(name) != *name) {
+            let why = "its resource or plane_column is longer than 300 characters, or holds a control character or the token";
+            return Err(PortError::Permanent(format!("{doing}: {why}")));
+        }
+        let columns = wire::columns(&found.columns, &self.mapping.key, words, &doing)?;
+        let (dependents, unfenced) = (words.listed(&found.dependents), words.listed(&found.unfenced));
+        let found = Described { dependents, unfenced, ..found };
         let _ = self.named.set(found.columns.clone());
         Ok((found, columns))
     }
@@ -246,7 +254,7 @@ impl KnowledgeStore for ProtocolStore {
                 return Err(PortError::Permanent(format!(
                     "{doing}: the record of key {} does not come after the one before it; keys ascend: integers, then texts by their \
                      UTF-8 bytes, then bytes",
-                    record.key
+                    client.words.said(&record.key.to_string())
                 )));
             }
             bytes += record.size();
@@ -260,7 +268,10 @@ impl KnowledgeStore for ProtocolStore {
     }
 
     async fn fence(&self, mode: FenceMode, epoch: i64) -> Result<FenceReport, PortError> {
-        self.once("fence", json!({"mode": mode, "epoch": epoch}), "fence").await
+        let doing = self.doing("fence");
+        let client = self.connect(&doing).await?;
+        let report: FenceReport = self.ask(&client, "fence", json!({"mode": mode, "epoch": epoch}), &doing).await?;
+        Ok(FenceReport { unfenced: client.words.listed(&report.unfenced), ..report })
     }
 
     async fn unfence(&self, epoch: i64) -> Result<(), PortError> {
@@ -290,8 +301,10 @@ impl KnowledgeStore for ProtocolStore {
 
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
         verdict::covered(permit, self.plane_id)?;
-        let said: Answer = self.once("scrub", json!({"epoch": permit.epoch()}), "scrub").await?;
-        Ok(said.into_evidence())
+        let doing = self.doing("scrub");
+        let client = self.connect(&doing).await?;
+        let said: Answer = self.ask(&client, "scrub", json!({"epoch": permit.epoch()}), &doing).await?;
+        Ok(said.into_evidence(&client.words))
     }
 
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
@@ -328,7 +341,7 @@ impl KnowledgeStore for ProtocolStore {
             keys_found: found.len() as u64,
             vectors_probed: vectors.len() as u64,
             vectors_found: probed.vectors_found,
-            canary: probed.canary.chars().take(300).collect(),
+            canary: client.words.said(&probed.canary),
         })
     }
 
@@ -381,13 +394,14 @@ impl KnowledgeStore for ProtocolStore {
 /// What an answer means that is not 200.
 fn refusal(doing: &str, reply: &Reply) -> PortError {
     let said: Json = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let message = said["message"].as_str().unwrap_or_default();
     match said["error"].as_str() {
         Some("stale_epoch") if reply.status == StatusCode::CONFLICT => PortError::StaleEpoch {
             mine: said["mine"].as_i64().unwrap_or_default(),
             seen: said["seen"].as_i64().unwrap_or_default(),
         },
-        Some("wrong_place") if reply.status == StatusCode::CONFLICT => PortError::WrongPlace(format!("{doing}: {message}")),
-        _ => refused_by(doing, reply.status, message),
+        Some("wrong_place") if reply.status == StatusCode::CONFLICT => {
+            PortError::WrongPlace(format!("{doing}: {}", reply.said(&said, "message")))
+        }
+        _ => reply.refused(doing),
     }
 }

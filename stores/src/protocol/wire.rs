@@ -11,7 +11,7 @@ use lethe_stages::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use crate::http::Lines;
+use crate::http::{Lines, Words, unreadable};
 
 /// How a column's values are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,14 +49,14 @@ pub(super) struct NamedColumn {
 }
 
 /// The columns as the archive has them, after making sure that the key is one of them.
-pub(super) fn columns(named: &[NamedColumn], key: &str, doing: &str) -> Result<Vec<Column>, PortError> {
+pub(super) fn columns(named: &[NamedColumn], key: &str, words: &Words, doing: &str) -> Result<Vec<Column>, PortError> {
     let keys = named.iter().filter(|column| column.name == key).count();
     let distinct = named.iter().map(|column| &column.name).collect::<std::collections::BTreeSet<_>>().len();
     if keys != 1 || distinct != named.len() {
         let names: Vec<_> = named.iter().map(|column| column.name.as_str()).collect();
         return Err(PortError::Permanent(format!(
             "{doing}: its columns are {}; each is named once, and key column `{key}` is one",
-            names.join(", ")
+            words.said(&names.join(", "))
         )));
     }
     let kind = |kind| match kind {
@@ -142,10 +142,11 @@ impl Records {
     /// names of the other.
     pub(super) async fn of(mut lines: Lines, doing: &str, key: &str, described: Vec<NamedColumn>) -> Result<Self, PortError> {
         let head = lines.next().await?.ok_or_else(|| cut_off(doing))?;
-        let head: Head = serde_json::from_value(head)
-            .map_err(|error| PortError::Permanent(format!("{doing}: the first line does not name the columns: {error}")))?;
+        let head: Head = serde_json::from_value(head).map_err(|error| {
+            PortError::Permanent(format!("{doing}: the first line does not name the columns: {}", unreadable(&error)))
+        })?;
         if let Some(difference) = difference(&head.columns, &described) {
-            return Err(PortError::Permanent(format!("{doing}: {difference}")));
+            return Err(PortError::Permanent(format!("{doing}: {}", lines.words.said(&difference))));
         }
         let key = described.iter().position(|column| column.name == key).unwrap_or_default();
         Ok(Self { lines, columns: described, key, count: 0, ended: false, doing: doing.to_owned() })
@@ -157,7 +158,7 @@ impl Records {
             return Ok(None);
         }
         let line = self.lines.next().await?.ok_or_else(|| cut_off(&self.doing))?;
-        let wrong = |why: String| PortError::Permanent(format!("{}: {why}", self.doing));
+        let wrong = |why: String| PortError::Permanent(format!("{}: {}", self.doing, self.lines.words.said(&why)));
         match serde_json::from_value(line).map_err(|_| wrong("a line is neither a record nor the end".into()))? {
             Line::Record { key, version, values } => {
                 let record = self.record(&key, &values).map_err(wrong)?;
@@ -169,7 +170,9 @@ impl Records {
                 Ok(None)
             }
             Line::End { records, .. } => Err(wrong(format!("the end counts {records} record(s), and {} came", self.count))),
-            Line::Error { error } => Err(PortError::Transient(format!("{}: the server broke off: {error}", self.doing))),
+            Line::Error { error } => {
+                Err(PortError::Transient(format!("{}: the server broke off: {}", self.doing, self.lines.words.said(&error))))
+            }
         }
     }
 
@@ -221,8 +224,8 @@ pub(super) struct Answer(Map<String, Json>);
 const EVIDENCE_MAX: usize = 4096;
 
 impl Answer {
-    pub(super) fn into_evidence(self) -> Json {
-        let said = Json::Object(self.0);
+    pub(super) fn into_evidence(self, words: &Words) -> Json {
+        let said = words.document(Json::Object(self.0));
         if said.to_string().len() <= EVIDENCE_MAX { said } else { json!({"said": "more than is kept"}) }
     }
 }
@@ -265,9 +268,9 @@ mod tests {
     #[test]
     fn columns_without_the_key_are_refused() {
         let named = |name: &str| NamedColumn { name: name.into(), kind: Kind::Text };
-        assert!(columns(&[named("body")], "id", "look").is_err());
-        assert!(columns(&[named("id"), named("id")], "id", "look").is_err());
-        assert!(columns(&[named("id"), named("x"), named("x")], "id", "look").is_err());
-        columns(&[named("id"), named("x")], "id", "look").unwrap();
+        assert!(columns(&[named("body")], "id", &Words::default(), "look").is_err());
+        assert!(columns(&[named("id"), named("id")], "id", &Words::default(), "look").is_err());
+        assert!(columns(&[named("id"), named("x"), named("x")], "id", &Words::default(), "look").is_err());
+        columns(&[named("id"), named("x")], "id", &Words::default(), "look").unwrap();
     }
 }
