@@ -395,3 +395,71 @@ async fn what_a_server_says_is_repeated_without_its_token_and_never_whole() {
     }
     errors.iter().for_each(|error| is_fit(&error.to_string()));
 }
+
+/// A server that answers lookups, made of what the reference server answers to a verb, with `change` of its lines.
+fn looking_up(server: &Reference, verb: &'static str, change: fn(Vec<String>) -> Vec<String>) -> String {
+    let upstream = server.url.clone();
+    serving(move |asked| {
+        if asked.verb != "lookup" {
+            return relayed(&upstream, asked);
+        }
+        let mut body = asked.body.clone();
+        (body["after"], body["rows_max"]) = (Json::Null, json!(100));
+        let asked = Asked { method: "POST".into(), verb: verb.into(), head: String::new(), body };
+        let (status, said) = relayed(&upstream, &asked);
+        let lines = change(said.as_str().expect("lines").lines().map(str::to_owned).collect());
+        (status, json!(lines.join("\n") + "\n"))
+    })
+}
+
+#[tokio::test]
+async fn a_lookup_that_gives_more_than_was_asked_for_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = Reference::start(dir.path(), &[]);
+    server.fill("p1", 1, 5);
+    let page = open(&server.url).page(None, ALL).await.expect("a page");
+    let rows = [(page[0].key.clone(), page[0].digest(None))];
+    let twice: fn(Vec<String>) -> Vec<String> = |mut lines| {
+        lines.insert(1, lines[1].clone());
+        lines
+    };
+    let long: fn(Vec<String>) -> Vec<String> = |mut lines| {
+        lines[1] = lines[1].replacen("\"version\": \"", &format!("\"version\": \"{}", "x".repeat(2000)), 1);
+        lines
+    };
+    for (verb, change, said) in [
+        ("export", (|lines| lines) as fn(_) -> _, "key 2 comes, and was not asked for"),
+        ("lookup", twice, "key 1 comes more often than it may"),
+        ("lookup", long, "the version of key 1 has more than 1024 bytes"),
+    ] {
+        let erased = open(&looking_up(&server, verb, change)).erase(&permit(Uuid::from_u128(1), 1), &rows, None).await;
+        let error = erased.expect_err(said);
+        assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains(said), "{error}");
+    }
+    assert_eq!(open(&server.url).count().await.expect("a count"), 5);
+}
+
+#[tokio::test]
+async fn an_export_that_goes_on_past_its_own_count_is_stopped() {
+    let url = serving(|asked| match asked.verb.as_str() {
+        "describe" => (200, described()),
+        "count" => (200, json!({"count": 250})),
+        _ => {
+            let first = asked.body["after"].as_i64().unwrap_or_default() + 1;
+            let records = first..first + 100;
+            let lines: String = records.map(|key| format!("{}\n", json!({"key": key, "version": 1, "values": [key]}))).collect();
+            (200, json!(format!("{{\"columns\": {}}}\n{lines}{{\"end\": true, \"records\": 100}}\n", described()["columns"])))
+        }
+    });
+    let store = open(&url);
+    let mut after: Option<Key> = None;
+    for page in 1..=3 {
+        let read = store.page(after.as_ref(), ALL).await;
+        if page == 3 {
+            let error = read.expect_err("it goes on past its count");
+            assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains("300 record(s)"), "{error}");
+            return;
+        }
+        after = read.expect("a page").pop().map(|last| last.key);
+    }
+}

@@ -59,7 +59,11 @@ impl Api {
     pub(super) fn connect(database: &Database) -> Result<Self, PortError> {
         let root = database.address.clone().at_path("/api/v2");
         let path = format!("/tenants/{}/databases/{}", percent::encode(&database.tenant), percent::encode(&database.name));
-        Ok(Self { client: Client::new(&root, "x-chroma-token", "")?, database: database.clone(), root: path })
+        Ok(Self {
+            client: Client::new(&root, "x-chroma-token", "")?.with_large_answers(),
+            database: database.clone(),
+            root: path,
+        })
     }
 
     /// The path of something in the database.

@@ -28,8 +28,21 @@ use super::{
 const CONNECT: Duration = Duration::from_secs(5);
 /// Until the answer begins, and then between two pieces of it. Long, because a store may rewrite its files meanwhile.
 const ANSWER: Duration = Duration::from_secs(300);
-/// Bytes of one answer, or of one line of it.
-const BODY_MAX: usize = 256 << 20;
+/// Bytes of one line of an answer. Many more of it are needed to read it as JSON.
+const LINE_MAX: usize = 64 << 20;
+
+/// What a whole answer may be.
+#[derive(Clone, Copy)]
+struct Bounds {
+    bytes_max: usize,
+    /// For all of it, however steadily it drips.
+    time_max: Duration,
+}
+
+/// An answer of one object, and any refusal.
+const SMALL: Bounds = Bounds { bytes_max: 1 << 20, time_max: ANSWER };
+/// One that holds records.
+const LARGE: Bounds = Bounds { bytes_max: 256 << 20, time_max: Duration::from_secs(3600) };
 
 /// A connection, opened when it is first needed and kept while this lives.
 pub(crate) struct Client {
@@ -37,31 +50,42 @@ pub(crate) struct Client {
     token: Option<(&'static str, String)>,
     /// How what the server says is repeated.
     pub(crate) words: Words,
+    bounds: Bounds,
     inner: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-/// A whole answer.
+/// An answer.
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
+    /// Whether the body is all of it: what is beyond the client's bounds is left unread.
+    is_whole: bool,
     words: Words,
 }
 
 impl Reply {
-    async fn whole(response: hyper::Response<Incoming>, words: &Words, doing: &str) -> Result<Self, PortError> {
-        let (status, mut lines) = (response.status(), Lines::of(response, words, doing));
-        let mut whole = BytesMut::new();
-        while let Some(piece) = lines.piece().await? {
-            whole.extend_from_slice(&piece);
-            if whole.len() > BODY_MAX {
-                return Err(too_long(doing));
+    async fn of(response: hyper::Response<Incoming>, client: &Client, doing: &str) -> Result<Self, PortError> {
+        let (status, mut lines) = (response.status(), Lines::of(response, client, doing));
+        let bytes_max = if status.is_success() { client.bounds.bytes_max } else { SMALL.bytes_max };
+        let mut body = BytesMut::new();
+        let all = async {
+            while let Some(piece) = lines.piece().await? {
+                if body.len() + piece.len() > bytes_max {
+                    return Ok(false);
+                }
+                body.extend_from_slice(&piece);
             }
-        }
-        Ok(Self { status, body: whole.freeze(), words: words.clone() })
+            Ok(true)
+        };
+        let is_whole = timeout(client.bounds.time_max, all).await.map_err(|_| late(doing, client.bounds.time_max))??;
+        Ok(Self { status, body: body.freeze(), is_whole, words: client.words.clone() })
     }
 
     /// Its body, as what it should be.
     pub(crate) fn read<T: DeserializeOwned>(&self, doing: &str) -> Result<T, PortError> {
+        if !self.is_whole {
+            return Err(PortError::Permanent(format!("{doing}: the server's answer is longer than any that is expected")));
+        }
         let wrong = |error| PortError::Permanent(format!("{doing}: the server's answer cannot be read: {}", unreadable(&error)));
         serde_json::from_slice(&self.body).map_err(wrong)
     }
@@ -102,7 +126,12 @@ impl Client {
         let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(trust(address)?);
         let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
         let inner = legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { address: address.clone(), token: None, words: Words::default(), inner })
+        Ok(Self { address: address.clone(), token: None, words: Words::default(), bounds: SMALL, inner })
+    }
+
+    /// The same for a server whose answers hold records.
+    pub(crate) fn with_large_answers(self) -> Self {
+        Self { bounds: LARGE, ..self }
     }
 
     async fn begin(
@@ -128,14 +157,14 @@ impl Client {
         match timeout(ANSWER, self.inner.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(unreachable(&self.words, doing, &error)),
-            Err(_) => Err(late(doing)),
+            Err(_) => Err(late(doing, ANSWER)),
         }
     }
 
     /// Asks, and reads the whole answer, whatever its status.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Json>, doing: &str) -> Result<Reply, PortError> {
         let response = self.begin(method, path, body, doing).await?;
-        Reply::whole(response, &self.words, doing).await
+        Reply::of(response, self, doing).await
     }
 
     /// Posts JSON to the address as it is, with its query and with `headers`, and reads the whole answer, whatever its status.
@@ -149,7 +178,7 @@ impl Client {
         let request = request.body(Full::new(body.into()));
         let request = request.map_err(|_| PortError::Permanent(format!("{doing}: the URL holds what HTTP cannot send")))?;
         let response = self.inner.request(request).await.map_err(|error| unreachable(&self.words, doing, &error))?;
-        Reply::whole(response, &self.words, doing).await
+        Reply::of(response, self, doing).await
     }
 
     /// Posts, and reads the answer line by line where it is 200; any other is the error of `refusal`.
@@ -162,9 +191,9 @@ impl Client {
     ) -> Result<Lines, PortError> {
         let response = self.begin(Method::POST, path, Some(body), doing).await?;
         if response.status() == StatusCode::OK {
-            return Ok(Lines::of(response, &self.words, doing));
+            return Ok(Lines::of(response, self, doing));
         }
-        Err(refusal(doing, &Reply::whole(response, &self.words, doing).await?))
+        Err(refusal(doing, &Reply::of(response, self, doing).await?))
     }
 }
 
@@ -175,19 +204,21 @@ pub(crate) struct Lines {
     /// Bytes at the buffer's start that hold no end of a line.
     searched: usize,
     pub(crate) words: Words,
+    /// For one line, however steadily it drips.
+    time_max: Duration,
     doing: String,
 }
 
 impl Lines {
-    fn of(response: hyper::Response<Incoming>, words: &Words, doing: &str) -> Self {
-        let words = words.clone();
-        Self { body: response.into_body(), buffer: BytesMut::new(), searched: 0, words, doing: doing.to_owned() }
+    fn of(response: hyper::Response<Incoming>, client: &Client, doing: &str) -> Self {
+        let (words, time_max) = (client.words.clone(), client.bounds.time_max);
+        Self { body: response.into_body(), buffer: BytesMut::new(), searched: 0, words, time_max, doing: doing.to_owned() }
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>, PortError> {
         loop {
             match timeout(ANSWER, self.body.frame()).await {
-                Err(_) => return Err(late(&self.doing)),
+                Err(_) => return Err(late(&self.doing, ANSWER)),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(error))) => return Err(unreachable(&self.words, &self.doing, &error)),
                 Ok(Some(Ok(frame))) => {
@@ -201,6 +232,14 @@ impl Lines {
 
     /// The next line as JSON; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Json>, PortError> {
+        let time_max = self.time_max;
+        match timeout(time_max, self.line()).await {
+            Ok(line) => line,
+            Err(_) => Err(late(&self.doing, time_max)),
+        }
+    }
+
+    async fn line(&mut self) -> Result<Option<Json>, PortError> {
         loop {
             if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(self.searched + end + 1);
@@ -211,8 +250,9 @@ impl Lines {
                 continue;
             }
             self.searched = self.buffer.len();
-            if self.searched > BODY_MAX {
-                return Err(too_long(&self.doing));
+            if self.searched > LINE_MAX {
+                let why = format!("a line of the answer has more than {} MiB", LINE_MAX >> 20);
+                return Err(PortError::Permanent(format!("{}: {why}", self.doing)));
             }
             match self.piece().await? {
                 Some(piece) => self.buffer.extend_from_slice(&piece),
@@ -273,10 +313,62 @@ fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
         || error.source().is_some_and(is_untrusted)
 }
 
-fn late(doing: &str) -> PortError {
-    PortError::Transient(format!("{doing}: no answer within {} s", ANSWER.as_secs()))
+fn late(doing: &str, time_max: Duration) -> PortError {
+    PortError::Transient(format!("{doing}: no answer within {} s", time_max.as_secs()))
 }
 
-fn too_long(doing: &str) -> PortError {
-    PortError::Permanent(format!("{doing}: the answer has more than {} MiB in one piece", BODY_MAX >> 20))
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A client of a server that answers everything with this status, and then with this for ever.
+    fn endless(status: &'static str, piece: Vec<u8>, pause: Duration) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n\r\n");
+                while stream.write_all(&piece).is_ok() {
+                    std::thread::sleep(pause);
+                }
+            }
+        });
+        Client::plain(&Address::parse(&url, "https://HOST").unwrap()).unwrap()
+    }
+
+    /// Most that any of these takes; a server that is waited for without an end would take for ever.
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn an_answer_that_drips_for_ever_is_late() {
+        let mut client = endless("200 OK", b" ".to_vec(), Duration::from_millis(20));
+        client.bounds.time_max = Duration::from_millis(400);
+        let asked = timeout(SOON, client.ask(Method::GET, "/", None, "ask")).await.unwrap();
+        assert!(matches!(asked, Err(PortError::Transient(said)) if said.contains("no answer within")));
+        let mut lines = client.lines("/", &Json::Null, "ask", |_, reply| reply.refused("ask")).await.unwrap();
+        let line = timeout(SOON, lines.next()).await.unwrap();
+        assert!(matches!(line, Err(PortError::Transient(said)) if said.contains("no answer within")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_no_further_than_it_may_be_long() {
+        let zeros = || b"0,".repeat(1 << 15);
+        let reply = timeout(SOON, endless("200 OK", zeros(), Duration::ZERO).ask(Method::GET, "/", None, "ask")).await.unwrap();
+        let reply = reply.ok().unwrap();
+        assert!(reply.body.len() <= SMALL.bytes_max);
+        assert!(matches!(reply.read::<Json>("ask"), Err(PortError::Permanent(said)) if said.contains("longer than")));
+        for large in [false, true] {
+            let client = endless("503 Busy", zeros(), Duration::ZERO);
+            let client = if large { client.with_large_answers() } else { client };
+            let reply = timeout(SOON, client.ask(Method::GET, "/", None, "ask")).await.unwrap().ok().unwrap();
+            assert!(reply.body.len() <= SMALL.bytes_max, "however long it is, a refusal is one");
+            assert!(matches!(reply.refused("ask"), PortError::Transient(said) if said == "ask: the server answers 503"));
+        }
+    }
 }

@@ -6,7 +6,10 @@
 mod check;
 mod wire;
 
-use std::sync::OnceLock;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use async_trait::async_trait;
 use hyper::{Method, StatusCode};
@@ -30,6 +33,9 @@ use crate::{
     verdict,
 };
 
+/// Most planes of a resource that may hold a record under the same key.
+const PLANES_MAX: u32 = 10_000;
+
 pub(crate) const EXAMPLE: &str = "https://HOST/BASE?token_env=NAME";
 
 /// Whether a store URL is one of a server that speaks the protocol.
@@ -46,6 +52,16 @@ pub(crate) struct ProtocolStore {
     plane_id: Uuid,
     /// The columns as they were described first: under these names records are archived.
     named: OnceLock<Vec<NamedColumn>>,
+    exported: Mutex<Exported>,
+}
+
+/// How far an export has come, page after page.
+#[derive(Default)]
+struct Exported {
+    last: Option<Key>,
+    records: u64,
+    /// The most records that the server ever counted.
+    counted: u64,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +106,14 @@ struct Probed {
 impl ProtocolStore {
     /// Binds the plane. Nothing is opened.
     pub(crate) fn new(address: Address, registered: Option<&str>, mapping: Mapping, plane_id: Uuid) -> Self {
-        Self { address, registered: registered.map(str::to_owned), mapping, plane_id, named: OnceLock::new() }
+        Self {
+            address,
+            registered: registered.map(str::to_owned),
+            mapping,
+            plane_id,
+            named: OnceLock::new(),
+            exported: Mutex::default(),
+        }
     }
 
     /// Binds the plane in a server that nobody registered, where the URL is one of such that speaks the protocol.
@@ -129,15 +152,41 @@ impl ProtocolStore {
         Records::of(lines, doing, &self.mapping.key, columns).await
     }
 
-    /// The records of the plane that stand under these keys now, each with its version.
-    async fn lookup(&self, client: &Client, keys: &[&Key], doing: &str) -> Result<Vec<(Record, Json)>, PortError> {
-        let keys: Vec<_> = keys.iter().map(|key| key_to_json(key)).collect();
-        let mut records = self.records(client, "lookup", json!({"keys": keys}), doing).await?;
-        let mut found = Vec::new();
-        while let Some(one) = records.next().await? {
-            found.push(one);
+    /// The records that stand under these keys now, each with its version: those of the plane, or of the whole resource.
+    async fn lookup(
+        &self,
+        client: &Client,
+        keys: impl Iterator<Item = &Key>,
+        anywhere: bool,
+        doing: &str,
+    ) -> Result<Records, PortError> {
+        // A key is unique within a plane only.
+        let times = if anywhere && self.mapping.plane_column.is_some() { PLANES_MAX } else { 1 };
+        let may_come: BTreeMap<Key, u32> = keys.map(|key| (key.clone(), times)).collect();
+        let named: Vec<_> = may_come.keys().map(key_to_json).collect();
+        let more = if anywhere { json!({"keys": named, "anywhere": true}) } else { json!({"keys": named}) };
+        Ok(self.records(client, "lookup", more, doing).await?.of_these(may_come))
+    }
+
+    /// Stops an export that goes on past what the server itself counts: each page of it may be right, and it would never end.
+    async fn ends(&self, after: Option<&Key>, page: &[Record], doing: &str) -> Result<(), PortError> {
+        let Some(last) = page.last() else { return Ok(()) };
+        let (records, counted) = {
+            let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
+            let goes_on = after.is_some() && after == exported.last.as_ref();
+            exported.records = if goes_on { exported.records } else { 0 } + page.len() as u64;
+            exported.last = Some(last.key.clone());
+            (exported.records, exported.counted)
+        };
+        // Records may have come since it counted; those that went meanwhile were counted before.
+        let counted = if records > counted { counted.max(self.count().await?) } else { counted };
+        if records <= counted {
+            return Ok(());
         }
-        Ok(found)
+        Err(PortError::Permanent(format!(
+            "{doing}: {records} record(s) came one after the other, and the server counts {counted}: an export that goes on past its \
+             count may have no end"
+        )))
     }
 
     /// Deletes records at these versions, whatever they are. For the conformance suite too, which makes versions up.
@@ -238,8 +287,10 @@ impl KnowledgeStore for ProtocolStore {
     }
 
     async fn count(&self) -> Result<u64, PortError> {
-        let counted: Counted = self.once("count", json!({}), "count").await?;
-        Ok(counted.count)
+        let Counted { count } = self.once("count", json!({}), "count").await?;
+        let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
+        exported.counted = exported.counted.max(count);
+        Ok(count)
     }
 
     async fn page(&self, after: Option<&Key>, limit: PageLimit) -> Result<Vec<Record>, PortError> {
@@ -264,6 +315,7 @@ impl KnowledgeStore for ProtocolStore {
             }
             page.push(record);
         }
+        self.ends(after, &page, &doing).await?;
         Ok(page)
     }
 
@@ -283,10 +335,9 @@ impl KnowledgeStore for ProtocolStore {
         verdict::covered(permit, self.plane_id)?;
         let doing = self.doing("erase from");
         let client = self.connect(&doing).await?;
-        let keys: Vec<_> = rows.iter().map(|(key, _)| key).collect();
-        let mut versions = std::collections::HashMap::new();
-        let mut found = std::collections::HashMap::new();
-        for (record, version) in self.lookup(&client, &keys, &doing).await? {
+        let (mut versions, mut found) = (HashMap::new(), HashMap::new());
+        let mut records = self.lookup(&client, rows.iter().map(|(key, _)| key), false, &doing).await?;
+        while let Some((record, version)) = records.next().await? {
             found.insert(record.key.clone(), record.digest(salt));
             versions.insert(record.key, version);
         }
@@ -317,7 +368,6 @@ impl KnowledgeStore for ProtocolStore {
             let (then, now) = (sample.values.len(), columns.len());
             return Err(PortError::Permanent(format!("{doing}: the samples have {then} column(s), the resource now has {now}")));
         }
-        let keys: Vec<_> = samples.iter().map(|sample| key_to_json(&sample.key)).collect();
         let vectors = embedding.map_or_else(Vec::new, |column| verdict::different(samples, column));
         let vectors: Vec<_> = vectors.into_iter().filter_map(vector_to_json).collect();
         let probed: Probed = self.ask(&client, "probe", json!({"vectors": vectors}), &doing).await?;
@@ -327,9 +377,9 @@ impl KnowledgeStore for ProtocolStore {
                 probed.plane_id, self.plane_id
             )));
         }
-        let mut found = std::collections::BTreeSet::new();
-        if !keys.is_empty() {
-            let mut records = self.records(&client, "lookup", json!({"keys": keys, "anywhere": true}), &doing).await?;
+        let mut found = BTreeSet::new();
+        if !samples.is_empty() {
+            let mut records = self.lookup(&client, samples.iter().map(|sample| &sample.key), true, &doing).await?;
             let ours = self.mapping.plane.as_deref();
             while let Some((seen, _)) = records.next().await? {
                 found.extend(samples.iter().position(|sample| verdict::still(sample, &seen, plane_column, ours)));
@@ -370,10 +420,9 @@ impl KnowledgeStore for ProtocolStore {
             }
             Err(error) => return Err(error),
         };
-        let keys: Vec<_> = known.iter().map(|one| key_to_json(&one.key)).collect();
-        let mut found = std::collections::BTreeSet::new();
-        if !keys.is_empty() {
-            let mut records = self.records(&client, "lookup", json!({"keys": keys, "anywhere": true}), &doing).await?;
+        let mut found = BTreeSet::new();
+        if !known.is_empty() {
+            let mut records = self.lookup(&client, known.iter().map(|one| &one.key), true, &doing).await?;
             while let Some((seen, _)) = records.next().await? {
                 // A neighbour may rightly hold the same record under the same key, where keys are unique within a plane only.
                 let ours = verdict::nobodys_or_ours(&seen, plane);

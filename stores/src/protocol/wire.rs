@@ -3,6 +3,8 @@
 //! The rule: a value that is not of its column's kind, and an answer without its end, are errors, never nulls or fewer records.
 //! Nothing here touches the world, so nothing happens if we die in it.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use lethe_stages::{
     ports::PortError,
@@ -114,6 +116,9 @@ fn value_of(kind: Kind, json: &Json) -> Option<Value> {
     }
 }
 
+/// Most bytes of a record's version: a counter, a time or a digest. Those of a whole batch are in memory at once.
+const VERSION_MAX: usize = 1024;
+
 /// Records as they come in, each with its version.
 pub(super) struct Records {
     lines: Lines,
@@ -121,6 +126,8 @@ pub(super) struct Records {
     key: usize,
     count: u64,
     ended: bool,
+    /// How often a record of a key may still come, where records were asked for by their keys.
+    may_come: Option<BTreeMap<Key, u32>>,
     doing: String,
 }
 
@@ -149,7 +156,12 @@ impl Records {
             return Err(PortError::Permanent(format!("{doing}: {}", lines.words.said(&difference))));
         }
         let key = described.iter().position(|column| column.name == key).unwrap_or_default();
-        Ok(Self { lines, columns: described, key, count: 0, ended: false, doing: doing.to_owned() })
+        Ok(Self { lines, columns: described, key, count: 0, ended: false, may_come: None, doing: doing.to_owned() })
+    }
+
+    /// The same, where only records of these keys may come, and each so often.
+    pub(super) fn of_these(self, may_come: BTreeMap<Key, u32>) -> Self {
+        Self { may_come: Some(may_come), ..self }
     }
 
     /// The next record; `None` after the end, which must be there and count what came.
@@ -162,6 +174,15 @@ impl Records {
         match serde_json::from_value(line).map_err(|_| wrong("a line is neither a record nor the end".into()))? {
             Line::Record { key, version, values } => {
                 let record = self.record(&key, &values).map_err(wrong)?;
+                if version.to_string().len() > VERSION_MAX {
+                    return Err(wrong(format!("the version of key {} has more than {VERSION_MAX} bytes", record.key)));
+                }
+                match self.may_come.as_mut().map(|keys| keys.get_mut(&record.key)) {
+                    Some(None) => return Err(wrong(format!("the record of key {} comes, and was not asked for", record.key))),
+                    Some(Some(0)) => return Err(wrong(format!("the record of key {} comes more often than it may", record.key))),
+                    Some(Some(left)) => *left -= 1,
+                    None => {}
+                }
                 self.count += 1;
                 Ok(Some((record, version)))
             }
