@@ -463,3 +463,26 @@ async fn an_export_that_goes_on_past_its_own_count_is_stopped() {
         after = read.expect("a page").pop().map(|last| last.key);
     }
 }
+
+#[tokio::test]
+async fn a_delete_whose_numbers_are_not_what_was_asked_for_is_refused_however_large_they_are() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = Reference::start(dir.path(), &[]);
+    server.fill("p1", 1, 5);
+    let page = open(&server.url).page(None, ALL).await.expect("a page");
+    let rows: Vec<_> = page.iter().map(|record| (record.key.clone(), record.digest(None))).collect();
+    for deleted in [4, 6, u64::MAX] {
+        let upstream = server.url.clone();
+        let url = serving(move |asked| match asked.verb.as_str() {
+            // With the largest number, the sum would be that of the rows again.
+            "delete" => (200, json!({"deleted": deleted, "absent": if deleted == u64::MAX { 6 } else { 0 }, "changed": 0})),
+            _ => relayed(&upstream, asked),
+        });
+        let error = open(&url).erase(&permit(Uuid::from_u128(1), 1), &rows, None).await.expect_err("not their number");
+        let said = error.to_string();
+        assert!(
+            matches!(error, PortError::Permanent(_)) && said.contains(&format!("the server says {deleted} deleted")),
+            "{said}"
+        );
+    }
+}

@@ -207,7 +207,8 @@ impl ProtocolStore {
         let named: Vec<_> = rows.iter().map(|(key, version)| json!({"key": key_to_json(key), "version": version})).collect();
         let body = json!({"epoch": permit.epoch(), "offboarding_id": permit.offboarding_id(), "rows": named});
         let went: Deleted = self.ask(client, "delete", body, doing).await?;
-        if went.deleted + went.absent + went.changed != rows.len() as u64 {
+        let sum = went.deleted.checked_add(went.absent).and_then(|sum| sum.checked_add(went.changed));
+        if sum != Some(rows.len() as u64) {
             return Err(PortError::Permanent(format!(
                 "{doing}: {} record(s) were named, and the server says {} deleted, {} absent, {} changed",
                 rows.len(),
