@@ -143,11 +143,18 @@ async fn an_answer_that_was_cut_off_is_asked_for_again_and_never_taken_for_fewer
         (r#"{"key": null, "version": 1, "values": [1]}"#, "no key"),
         (r#"{"end": true, "records": 7}"#, "counts 7"),
         (r#"{"row": 1}"#, "neither a record nor the end"),
+        (r#"{"key": "one", "version": 1, "values": [1]}"#, "no key of its column's kind"),
+        // As Python writes it.
+        (r#"{"key": 1, "version": 1, "values": [NaN]}"#, "neither NaN nor infinities"),
+        (r#"{"key": 1, "version": 1, "values": [-Infinity]}"#, "neither NaN nor infinities"),
     ];
     for (line, said) in wrong {
         let error = open(&exporting(format!("{HEAD}\n{line}\n"))).page(None, ALL).await.expect_err(line);
         assert!(matches!(&error, PortError::Permanent(_)) && error.to_string().contains(said), "{line}: {error}");
     }
+    let cut = exporting(format!("{HEAD}\n{{\"key\": 1, \"version\": 1, \"val"));
+    let error = open(&cut).page(None, ALL).await.expect_err("cut off in a line");
+    assert!(matches!(error, PortError::Transient(_)), "{error}");
     let refusal = ["HTTP/1.1 409 No\r\ncontent-length: 48\r\n\r\n{\"error\": \"stale", "_epoch\", \"mine\": 3, \"seen\": 4}  "];
     let error = open(&answering_in_pieces(refusal.into())).page(None, ALL).await.expect_err("a refusal");
     assert!(matches!(error, PortError::StaleEpoch { mine: 3, seen: 4 }), "read whole, however it arrives: {error}");
@@ -165,6 +172,7 @@ fn described() -> Json {
 fn exporting(lines: String) -> String {
     serving(move |asked| match asked.verb.as_str() {
         "describe" => (200, described()),
+        "count" => (200, json!({"count": 1})),
         _ => (200, json!(lines)),
     })
 }
@@ -485,4 +493,12 @@ async fn a_delete_whose_numbers_are_not_what_was_asked_for_is_refused_however_la
             "{said}"
         );
     }
+}
+
+#[tokio::test]
+async fn integers_may_be_strings_as_values_and_as_keys() {
+    let record = r#"{"key": "9007199254740993", "version": 1, "values": ["9007199254740993"]}"#;
+    let lines = format!("{{\"columns\": {}}}\n{record}\n{{\"end\": true, \"records\": 1}}\n", described()["columns"]);
+    let page = open(&exporting(lines)).page(None, ALL).await.expect("a page");
+    assert_eq!(page[0].key, Key::Integer(9_007_199_254_740_993));
 }

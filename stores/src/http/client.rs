@@ -267,9 +267,14 @@ impl Lines {
     }
 
     fn read(&self, line: &[u8]) -> Result<Json, PortError> {
-        // A line that was cut off is no JSON either: the next try reads it whole.
-        serde_json::from_slice(line)
-            .map_err(|error| PortError::Transient(format!("{}: a line of the answer: {}", self.doing, unreadable(&error))))
+        serde_json::from_slice(line).map_err(|error| {
+            let said = format!("{}: a line of the answer: {}", self.doing, unreadable(&error));
+            match error.is_eof() {
+                // It was cut off: the next try reads it whole.
+                true => PortError::Transient(said),
+                false => PortError::Permanent(format!("{said}; JSON has neither NaN nor infinities")),
+            }
+        })
     }
 }
 

@@ -80,11 +80,13 @@ pub(super) fn key_to_json(key: &Key) -> Json {
     }
 }
 
-fn key_of(json: &Json) -> Option<Key> {
-    match json {
-        Json::Number(number) => number.as_i64().map(Key::Integer),
-        Json::String(text) => Some(Key::Text(text.clone())),
-        Json::Object(object) => STANDARD.decode(object.get("bytes")?.as_str()?).ok().map(Key::Blob),
+/// A key, in the forms that its column's kind has.
+fn key_of(kind: Kind, json: &Json) -> Option<Key> {
+    match (kind, json) {
+        (Kind::Integer, Json::Number(number)) => number.as_i64().map(Key::Integer),
+        (Kind::Integer, Json::String(text)) => text.parse().ok().map(Key::Integer),
+        (Kind::Text, Json::String(text)) => Some(Key::Text(text.clone())),
+        (Kind::Bytes, Json::Object(object)) => STANDARD.decode(object.get("bytes")?.as_str()?).ok().map(Key::Blob),
         _ => None,
     }
 }
@@ -201,7 +203,10 @@ impl Records {
         if values.len() != self.columns.len() {
             return Err(format!("the record of key {key} has {} value(s) for {} column(s)", values.len(), self.columns.len()));
         }
-        let key = key_of(key).ok_or_else(|| format!("{key} is no key: an integer, a string, or {{\"bytes\": base64}}"))?;
+        let key = key_of(self.columns[self.key].kind, key).ok_or_else(|| {
+            let kind = self.columns[self.key].kind.as_str();
+            format!("the key of a record is no key of its column's kind, {kind}; an integer, a string, or {{\"bytes\": base64}}: {key}")
+        })?;
         let mut read = Vec::with_capacity(values.len());
         for (column, value) in self.columns.iter().zip(values) {
             let kind = column.kind;
@@ -279,8 +284,19 @@ mod tests {
 
     #[test]
     fn keys_and_vectors_travel_both_ways() {
-        for key in [Key::Integer(-5), Key::Text("a\nb".into()), Key::Blob(vec![0, 1])] {
-            assert_eq!(key_of(&key_to_json(&key)), Some(key));
+        for (kind, key) in [
+            (Kind::Integer, Key::Integer(-5)),
+            (Kind::Text, Key::Text("a\nb".into())),
+            (Kind::Text, Key::Text("7".into())),
+            (Kind::Bytes, Key::Blob(vec![0, 1])),
+        ] {
+            assert_eq!(key_of(kind, &key_to_json(&key)), Some(key));
+        }
+        assert_eq!(key_of(Kind::Integer, &json!("-9223372036854775808")), Some(Key::Integer(i64::MIN)));
+        for (kind, key) in
+            [(Kind::Integer, json!("seven")), (Kind::Text, json!(7)), (Kind::Bytes, json!("AP8=")), (Kind::Real, json!(1.5))]
+        {
+            assert_eq!(key_of(kind, &key), None, "{kind:?} {key}");
         }
         let vector = Value::Blob([f32::MIN_POSITIVE, 0.1, -0.0, f32::MAX, 1e-45].map(f32::to_le_bytes).concat());
         assert_eq!(value_of(Kind::Vector, &vector_to_json(&vector).unwrap()), Some(vector));
