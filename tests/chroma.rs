@@ -1,6 +1,9 @@
 //! Chroma: planes there are archived, erased and proved gone as anywhere, their vectors leave its index files, and what is in the way is
 //! named.
 
+mod between;
+mod interference;
+
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
@@ -13,10 +16,15 @@ use crate::support::{
 
 /// Registers tenants `acme` and `globex` and the store `vectors`, open to both.
 async fn register(world: &World, db: &Chroma) {
+    register_at(world, &db.store_url()).await;
+}
+
+/// The same, by this URL.
+async fn register_at(world: &World, url: &str) {
     for tenant in ["acme", "globex"] {
         world.call("user:root", "account.tenant.register", json!({"name": tenant})).await;
     }
-    let store = json!({"name": "vectors", "url": db.store_url(), "tenants": ["acme", "globex"]});
+    let store = json!({"name": "vectors", "url": url, "tenants": ["acme", "globex"]});
     world.call("user:root", "integrations.store.add", store).await;
 }
 
@@ -58,7 +66,7 @@ async fn a_plane_that_shares_a_collection_is_purged_and_found_by_no_search_while
         world.call("user:auditor", "governance.audit.list", json!({"plane": plane, "event_type": "STAGE_COMPLETED"})).await;
     let said = proof["entries"].as_array().expect("entries").iter().map(Json::to_string).collect::<String>();
     assert!(
-        ["chroma vacuum", "overwritten before they were deleted", "in the server's memory"]
+        ["chroma vacuum", "overwritten before they were deleted", "in the server's memory",]
             .iter()
             .all(|part| said.contains(part)),
         "what remains is said: {said}"

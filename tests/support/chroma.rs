@@ -112,6 +112,26 @@ impl Chroma {
         http::done("POST", &self.url(collection, verb), Some(body))
     }
 
+    /// Makes a collection of this configuration.
+    pub fn made(&self, name: &str, configuration: &Json) {
+        http::done("POST", &self.path("/collections"), Some(&json!({"name": name, "configuration": configuration})));
+    }
+
+    /// Gives a collection another name.
+    pub fn rename(&self, name: &str, new: &str) {
+        let id = self.id(name).unwrap_or_else(|| panic!("there is no collection {name}"));
+        http::done("PUT", &self.path(&format!("/collections/{id}")), Some(&json!({"new_name": new})));
+    }
+
+    /// The names of all collections, in order.
+    pub fn collections(&self) -> Vec<String> {
+        let found = http::done("GET", &self.path("/collections"), None);
+        let mut names: Vec<_> =
+            found.as_array().expect("a list").iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect();
+        names.sort();
+        names
+    }
+
     /// A collection with so many records per plane, each with the text `marker-PLANE-NUMBER`.
     pub fn collection(&self, name: &str, planes: &[(&str, usize)]) {
         http::done("POST", &self.path("/collections"), Some(&json!({"name": name, "get_or_create": true})));

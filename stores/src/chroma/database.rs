@@ -1,6 +1,7 @@
 //! `chroma+http://` URLs: which database of which server, and what a server says of it when it is registered.
 //!
-//! The rule: the same as for every address: no secret in it. Looking changes nothing, so nothing happens if we die in it.
+//! The rule: the same as for every address: no secret in it. Looking changes nothing but for the fence's collection, which is made where
+//! nothing else tells a database from others, so nothing happens if we die in it.
 
 use hyper::Method;
 use lethe_stages::ports::PortError;
@@ -62,8 +63,11 @@ pub(crate) async fn check(database: &Database) -> Result<StoreCheck, PortError> 
     let found = api.ask(Method::GET, &api.path(""), None, &doing).await?;
     let mut collections: Vec<_> = api.collections(&doing).await?.into_iter().filter(|name| name != FENCE).collect();
     collections.sort();
-    // The database that every server makes for itself has no id of its own, and then its URL is all that tells it from others.
-    let id = found["id"].as_str().filter(|id| !id.trim_matches(['0', '-']).is_empty());
+    // The database that every server makes for itself has no id of its own, and a server has several URLs. The fence's collection has one.
+    let id = match found["id"].as_str().filter(|id| !id.trim_matches(['0', '-']).is_empty()) {
+        Some(id) => id.to_owned(),
+        None => api.create(FENCE, &doing).await?.id,
+    };
     Ok(StoreCheck {
         url: database.canonical(),
         kind: "chroma",
@@ -72,7 +76,7 @@ pub(crate) async fn check(database: &Database) -> Result<StoreCheck, PortError> 
         server: Some(format!("Chroma, API version {}", version.as_str().unwrap_or("unknown"))),
         tables: collections,
         virtual_tables: Vec::new(),
-        file_id: id.map_or_else(|| format!("chroma:{}", database.shown()), |id| format!("chroma:{id}")),
+        file_id: format!("chroma:{id}"),
         writable: true,
     })
 }

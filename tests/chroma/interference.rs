@@ -1,0 +1,74 @@
+//! What others do in a database while a plane leaves it, and what servers answer that one would not expect: nothing of a neighbour's goes,
+//! nothing goes that was not exported, and nothing is said to be gone that is there.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    P1,
+    between::{Between, killed},
+    bind, binding, purge, register, register_at,
+};
+use crate::support::{
+    World,
+    chroma::{Chroma, vector},
+    http, invariants, knowledge,
+};
+
+/// The id of a plane's record.
+fn id(plane: &str, number: usize) -> String {
+    format!("{plane}/{number:06}\né")
+}
+
+/// Works through retries until nothing moves any more.
+pub async fn settle(world: &World) {
+    for _ in 0..6 {
+        world.advance(chrono::TimeDelta::hours(1)).await;
+    }
+}
+
+/// The plane's last error.
+async fn error(world: &World, plane: &str) -> Json {
+    world.status(plane).await["offboarding"]["last_error"].clone()
+}
+
+/// What the trail says of stages that are done.
+async fn evidence(world: &World, plane: &str) -> String {
+    let asked = json!({"plane": plane, "event_type": "STAGE_COMPLETED"});
+    world.call("user:auditor", "governance.audit.list", asked).await["entries"].to_string()
+}
+
+/// Texts of the archive, which is not compressed beyond recognition.
+fn archived(world: &World, text: &str) -> bool {
+    knowledge::occurrences(&world.dir.path().join("archive"), text.as_bytes()) > 0
+}
+
+/// A plane in `table` of a database, behind somebody between.
+pub async fn behind(world: &World, db: &Chroma, query: &str) -> (Between, String) {
+    let between = Between::before(db);
+    register_at(world, &between.store_url).await;
+    let plane = bind(world, "acme", query).await;
+    (between, plane)
+}
+
+#[tokio::test]
+async fn a_collection_is_bound_once_however_the_server_is_spelled() {
+    let world = World::new().await;
+    let db = Chroma::apart(&world.dir.path().join("chroma"));
+    let between = Between::before(&db);
+    let default = |url: &str| format!("{}/default_database", url.rsplit_once('/').expect("a path").0);
+    let direct = default(&db.store_url());
+    let path = direct.replace("chroma+", "").replace("/default_tenant/", "/api/v2/tenants/default_tenant/databases/");
+    let made = http::done("POST", &format!("{path}/collections"), Some(&json!({"name": "shared"})));
+    let theirs = json!({"ids": ["n"], "embeddings": [[1, 2]], "metadatas": [{"plane": "p2"}]});
+    http::done("POST", &format!("{path}/collections/{}/add", made["id"].as_str().expect("an id")), Some(&theirs));
+    register_at(&world, &direct).await;
+    bind(&world, "globex", "table=shared&plane_column=plane&plane=p2").await;
+    let alias = json!({"name": "alias", "url": default(&between.store_url), "tenants": ["acme"]});
+    let refusal = world.refused("user:root", "integrations.store.add", alias).await;
+    assert!(refusal.message.contains("vectors"), "{refusal}");
+}
