@@ -72,3 +72,22 @@ async fn a_collection_is_bound_once_however_the_server_is_spelled() {
     let refusal = world.refused("user:root", "integrations.store.add", alias).await;
     assert!(refusal.message.contains("vectors"), "{refusal}");
 }
+
+#[tokio::test]
+async fn a_plane_whose_offboarding_was_cancelled_leaves_later_from_a_collection_made_anew() {
+    let (world, db) = (World::new().await, Chroma::database());
+    db.collection("shared", &[("p1", 10), ("p2", 3)]);
+    register(&world, &db).await;
+    let plane = bind(&world, "acme", P1).await;
+    world.request(&plane, "1h").await;
+    world.drain().await;
+    world.call("user:alice", "knowledge.offboarding.cancel", json!({"plane": plane, "reason": "not yet"})).await;
+    settle(&world).await;
+    assert_eq!(world.state(&plane).await, "ACTIVE");
+    db.drop_collection("shared");
+    db.collection("shared", &[("p1", 12), ("p2", 3)]);
+    world.archived(&plane).await;
+    purge(&world, &plane).await;
+    assert_eq!(db.records("shared", None).len(), 3);
+    invariants::check(&world).await;
+}

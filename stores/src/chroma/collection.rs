@@ -50,7 +50,8 @@ impl Scope {
         }
         let collection = api.collection(&mapping.table).await?;
         let fence = fence::read(api, &mapping.table, plane.as_ref()).await?;
-        let own = fence.as_ref().filter(|row| row.row.plane_id == plane_id.to_string());
+        // While the plane is open, whatever has the name is its collection.
+        let own = fence.as_ref().filter(|row| row.row.plane_id == plane_id.to_string() && !row.is_open());
         match (&collection, own) {
             (None, None) => Err(PortError::Permanent(format!("{doing}: there is none of this name"))),
             (None, Some(row)) if !row.dropped => {

@@ -24,6 +24,13 @@ pub(super) struct Row {
     pub(super) dropped: bool,
 }
 
+impl Row {
+    /// Whether the plane is in service.
+    pub(super) fn is_open(&self) -> bool {
+        self.row.mode == "open"
+    }
+}
+
 /// What a fence cannot refuse.
 pub(super) fn unfenced() -> Vec<String> {
     vec![
@@ -85,7 +92,8 @@ pub(super) fn admit(scope: &Scope, plane_id: Uuid, epoch: i64, doing: &str) -> R
 }
 
 fn set(scope: &Scope, plane_id: Uuid, mode: &str, epoch: i64) -> Row {
-    let before = scope.fence.as_ref();
+    // While the plane was open its users may have made the collection anew.
+    let before = scope.fence.as_ref().filter(|row| !row.is_open());
     let found = scope.collection.as_ref().map(|collection| collection.id.clone());
     Row {
         row: FenceRow {
