@@ -91,3 +91,19 @@ async fn a_plane_whose_offboarding_was_cancelled_leaves_later_from_a_collection_
     assert_eq!(db.records("shared", None).len(), 3);
     invariants::check(&world).await;
 }
+
+#[tokio::test]
+async fn nothing_is_erased_where_the_fence_is_lost() {
+    for query in [P1, "table=shared"] {
+        let (world, db) = (World::new().await, Chroma::database());
+        db.collection("shared", &[("p1", 10)]);
+        register(&world, &db).await;
+        let plane = bind(&world, "acme", query).await;
+        world.reach(&plane, "evict").await;
+        db.drop_collection("lethe_fence");
+        settle(&world).await;
+        assert_eq!(world.state(&plane).await, "DEACTIVATED", "{query}");
+        assert_eq!(error(&world, &plane).await["code"], "WRONG_PLACE", "{query}");
+        assert_eq!(db.records("shared", None).len(), 10, "{query}");
+    }
+}

@@ -37,7 +37,7 @@ pub(super) async fn erase(
     salt: Option<&Salt>,
 ) -> Result<Erased, PortError> {
     let doing = api.doing("erase from", &scope.name);
-    fence::admit(scope, permit.plane_id(), permit.epoch(), &doing)?;
+    fence::held(scope, permit.plane_id(), permit.epoch(), &doing)?;
     let mut sum = Erased::default();
     let Some(collection) = &scope.collection else {
         sum.absent = rows.len() as u64;
@@ -125,7 +125,7 @@ async fn finish(api: &Api, scope: &Scope, collection: &Collection, doing: &str) 
 /// Has the server write its index anew and forget its log, and drops a collection that the plane owns and that is empty.
 pub(super) async fn scrub(api: &Api, scope: &Scope, permit: &Permit) -> Result<Json, PortError> {
     let doing = api.doing("scrub", &scope.name);
-    fence::admit(scope, permit.plane_id(), permit.epoch(), &doing)?;
+    fence::held(scope, permit.plane_id(), permit.epoch(), &doing)?;
     let remains = "what was deleted stays in free pages of the server's chroma.sqlite3 until `chroma vacuum` is run there or the pages are \
                    used again; trigrams of deleted texts stay in its text index until that is optimised; vectors that users themselves \
                    deleted before stay in the index files of the collection; data_level0.bin and length.bin among them also hold \

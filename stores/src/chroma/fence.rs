@@ -91,6 +91,13 @@ pub(super) fn admit(scope: &Scope, plane_id: Uuid, epoch: i64, doing: &str) -> R
     scope.fence.as_ref().map_or(Ok(()), |fence| fence.row.admit_plane(doing, plane_id, column, epoch))
 }
 
+/// The plane's fence, where it admits this epoch. Nothing is destroyed without: whose records are these?
+pub(super) fn held<'s>(scope: &'s Scope, plane_id: Uuid, epoch: i64, doing: &str) -> Result<&'s Row, PortError> {
+    admit(scope, plane_id, epoch, doing)?;
+    let lost = || PortError::WrongPlace(format!("{doing}: the fence of plane {plane_id} is not in this database"));
+    scope.fence.as_ref().ok_or_else(lost)
+}
+
 fn set(scope: &Scope, plane_id: Uuid, mode: &str, epoch: i64) -> Row {
     // While the plane was open its users may have made the collection anew.
     let before = scope.fence.as_ref().filter(|row| !row.is_open());
