@@ -56,6 +56,48 @@ pub async fn behind(world: &World, db: &Chroma, query: &str) -> (Between, String
 }
 
 #[tokio::test]
+async fn a_plane_field_that_is_no_text_is_refused_and_never_passes_for_nothing() {
+    let kinds = [
+        ("p1", json!(["p1"])),
+        ("p1", json!(["p2", "p1"])),
+        ("true", json!(true)),
+        ("1.5", json!(1.5)),
+        ("7", json!(7)),
+        ("7", json!([6, 7])),
+    ];
+    for (plane, field) in kinds {
+        let (world, db) = (World::new().await, Chroma::database());
+        db.collection("shared", &[(plane, 3), ("p2", 3)]);
+        register(&world, &db).await;
+        let query = format!("table=shared&plane_column=plane&plane={plane}");
+        let other =
+            json!({"ids": ["x"], "embeddings": [vector("x", 1)], "documents": ["marker-x"], "metadatas": [{"plane": field}]});
+        db.on("shared", "add", &other);
+        let refusal = world.refused("user:root", "knowledge.plane.register", binding(&world, "acme", &query)).await;
+        assert!(refusal.message.contains("no text"), "{field}: {refusal}");
+        // A record of that kind that comes later stops what would leave it behind.
+        db.on("shared", "delete", &json!({"ids": ["x"]}));
+        let id = bind(&world, "acme", &query).await;
+        world.reach(&id, "evict").await;
+        db.on("shared", "add", &other);
+        settle(&world).await;
+        assert_eq!(world.state(&id).await, "DEACTIVATED", "{field}");
+        let said = error(&world, &id).await;
+        assert!(said["message"].as_str().is_some_and(|said| said.contains("no text")), "{field}: {said}");
+        // And one that comes when all is over is found by the probe.
+        db.on("shared", "delete", &json!({"ids": ["x"]}));
+        world.call("user:alice", "knowledge.offboarding.retry", json!({"plane": id, "reason": "moved it"})).await;
+        settle(&world).await;
+        purge(&world, &id).await;
+        db.on("shared", "add", &other);
+        assert_eq!(world.run_probe("user:bob", &id).await.found, 1, "{field}");
+        let seen = world.finding(&id).await.expect("a finding")["evidence"]["stores"][0]["seen"].clone();
+        assert_eq!(seen["remaining"], 1, "{field}: {seen}");
+        assert_eq!(db.records("shared", None).len(), 4, "{field}: it is still there");
+    }
+}
+
+#[tokio::test]
 async fn a_collection_is_bound_once_however_the_server_is_spelled() {
     let world = World::new().await;
     let db = Chroma::apart(&world.dir.path().join("chroma"));

@@ -86,15 +86,21 @@ impl Scope {
                 return wrong(format!("a record of Chroma's has no `{other}`; write {word}={is}"));
             }
         }
+        self.only_texts(api).await
+    }
+
+    /// Refuses a collection where records name the plane, but not by a text: no condition for texts would find those.
+    pub(super) async fn only_texts(&self, api: &Api) -> Result<(), PortError> {
         let (Some((field, value)), Some(collection)) = (&self.plane, &self.collection) else { return Ok(()) };
-        let number = value.parse::<i64>().ok().map(|number| json!({field: {"$eq": number}}));
-        if let Some(number) = number {
-            let found = api.get(collection, &json!({"where": number, "include": [], "limit": 1}), &doing).await?;
-            if !found.ids.is_empty() {
-                return wrong(format!("metadata field `{field}` holds {value} as a number; Lethe tells planes apart by texts"));
-            }
+        let doing = api.doing("look at collection", &self.name);
+        let body = json!({"where": other_kinds(field, value), "include": [], "limit": 1});
+        match api.get(collection, &body, &doing).await?.ids.is_empty() {
+            true => Ok(()),
+            false => Err(PortError::Permanent(format!(
+                "{doing}: metadata field `{field}` holds {value} as a number, as a bool or in a list, which is no text; Lethe tells planes \
+                 apart by texts"
+            ))),
         }
-        Ok(())
     }
 
     /// The condition under which a record is the plane's; `blank` ones or those that are not.
@@ -163,6 +169,15 @@ impl Scope {
         }
     }
 
+    /// What is there of the plane in any form: records, blank ones, and such that name it by something else than a text.
+    pub(super) async fn remaining(&self, api: &Api) -> Result<u64, PortError> {
+        let others = match &self.plane {
+            None => 0,
+            Some((field, value)) => self.ids_where(api, &other_kinds(field, value)).await?.len(),
+        };
+        Ok(self.count(api).await? + self.blank_ids(api).await?.len() as u64 + others as u64)
+    }
+
     /// The records of these ids that are still the plane's, in the order of the ids, within the limit.
     pub(super) async fn page(&self, api: &Api, ids: &[String], limit: PageLimit) -> Result<Vec<Record>, PortError> {
         let (mut page, mut bytes): (Vec<Record>, usize) = (Vec::new(), 0);
@@ -203,6 +218,22 @@ impl Scope {
         let doing = api.doing("read", &self.name);
         read(api.get(collection, &body, &doing).await?, &doing)
     }
+}
+
+/// The condition under which a record names the plane by something else than a text: Chroma compares no kinds with each other.
+fn other_kinds(field: &str, value: &str) -> Json {
+    let word = value.trim();
+    let number = word.parse::<f64>().ok().filter(|number| number.is_finite());
+    let kinds = [
+        word.parse::<i64>().ok().map(|number| json!(number)),
+        number.map(|number| json!(number)),
+        word.to_lowercase().parse::<bool>().ok().map(|word| json!(word)),
+    ];
+    let mut any = vec![json!({field: {"$contains": value}})];
+    for kind in kinds.into_iter().flatten() {
+        any.extend([json!({field: {"$eq": kind}}), json!({field: {"$contains": kind}})]);
+    }
+    if any.len() == 1 { any.remove(0) } else { json!({"$or": any}) }
 }
 
 fn read(got: Got, doing: &str) -> Result<Vec<Record>, PortError> {

@@ -76,12 +76,14 @@ impl KnowledgeStore for ChromaStore {
     }
 
     async fn columns(&self) -> Result<Vec<Column>, PortError> {
-        self.scope().await?;
+        let (api, scope) = self.scope().await?;
+        scope.only_texts(&api).await?;
         Ok(COLUMNS.iter().map(|(name, kind)| Column { name: (*name).to_owned(), kind: *kind }).collect())
     }
 
     async fn count(&self) -> Result<u64, PortError> {
         let (api, scope) = self.scope().await?;
+        scope.only_texts(&api).await?;
         scope.count(&api).await
     }
 
@@ -89,6 +91,7 @@ impl KnowledgeStore for ChromaStore {
         let (api, scope) = self.scope().await?;
         let mut walk = self.walk.lock().await;
         if after.is_none() || walk.is_none() {
+            scope.only_texts(&api).await?;
             *walk = Some(scope.ids(&api).await?);
         }
         let ids = walk.as_deref().unwrap_or_default();

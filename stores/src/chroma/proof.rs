@@ -43,7 +43,7 @@ pub(super) async fn prove_empty(
         }
         None => {}
         Some(collection) => {
-            remaining = scope.count(api).await? + scope.blank_ids(api).await?.len() as u64;
+            remaining = scope.remaining(api).await?;
             for some in samples.chunks(RECORDS) {
                 keys_found += still_there(api, scope, some).await?;
             }
@@ -82,7 +82,7 @@ pub(super) async fn look_again(
     let vectors: Vec<&Value> = vectors.iter().collect();
     let (mut remaining, mut keys_found, mut vectors_found) = (0, 0, 0);
     if let Some(collection) = &scope.collection {
-        remaining = scope.count(api).await? + scope.blank_ids(api).await?.len() as u64;
+        remaining = scope.remaining(api).await?;
         for some in known.chunks(RECORDS) {
             let ids = ids_of(some.iter().map(|one| &one.key), &doing)?;
             let found = scope.anywhere(api, &ids).await?;
