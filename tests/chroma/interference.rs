@@ -116,6 +116,20 @@ async fn a_collection_is_bound_once_however_the_server_is_spelled() {
 }
 
 #[tokio::test]
+async fn a_vector_that_others_have_too_is_theirs() {
+    let (world, db) = (World::new().await, Chroma::database());
+    db.collection("shared", &[("p1", 10), ("p2", 3)]);
+    let theirs =
+        json!({"ids": ["a", "b"], "embeddings": [vector("p1", 1), vector("p1", 2)], "metadatas": [{"plane": "P1"}, {"page": 1}]});
+    db.on("shared", "add", &theirs);
+    register(&world, &db).await;
+    let plane = bind(&world, "acme", P1).await;
+    world.archived(&plane).await;
+    purge(&world, &plane).await;
+    assert_eq!(db.records("shared", None).len(), 5);
+}
+
+#[tokio::test]
 async fn a_plane_whose_offboarding_was_cancelled_leaves_later_from_a_collection_made_anew() {
     let (world, db) = (World::new().await, Chroma::database());
     db.collection("shared", &[("p1", 10), ("p2", 3)]);
@@ -148,4 +162,18 @@ async fn nothing_is_erased_where_the_fence_is_lost() {
         assert_eq!(error(&world, &plane).await["code"], "WRONG_PLACE", "{query}");
         assert_eq!(db.records("shared", None).len(), 10, "{query}");
     }
+}
+
+#[tokio::test]
+async fn a_vector_that_is_no_number_is_not_searched_for() {
+    let (world, db) = (World::new().await, Chroma::database());
+    db.made("shared", &json!({"hnsw": {"space": "cosine"}}));
+    db.collection("shared", &[("p1", 3), ("p2", 3)]);
+    let huge = json!({"ids": ["huge"], "embeddings": [[3e38, 3e38, 3e38, 3e38, 3e38, 3e38, 3e38, 3e38]], "metadatas": [{"plane": "p1"}]});
+    db.on("shared", "add", &huge);
+    register(&world, &db).await;
+    let plane = bind(&world, "acme", P1).await;
+    world.archived(&plane).await;
+    purge(&world, &plane).await;
+    assert_eq!(db.records("shared", None).len(), 3);
 }

@@ -3,6 +3,8 @@
 //! The rule: nothing found means nothing only where the plane's own fence was found in the same database, and, where the collection was
 //! dropped, the server knows neither its name nor its id any more. It only reads, so nothing happens if we die in it.
 
+use std::collections::HashSet;
+
 use lethe_stages::{
     ports::{EmptinessProof, PortError, Recurrence},
     record::{Known, Record, Salt, Value},
@@ -35,7 +37,8 @@ pub(super) async fn prove_empty(
             "{doing}: the fence of plane {plane_id} is not in this database, so its silence proves nothing"
         ))
     })?;
-    let known = different(samples, EMBEDDING);
+    let ids = ids_of(samples.iter().map(|sample| &sample.key), &doing)?.into_iter().collect();
+    let known: Vec<_> = different(samples, EMBEDDING).into_iter().filter(|vector| is_finite(vector)).collect();
     let (mut remaining, mut keys_found, mut vectors_found) = (0, 0, 0);
     match &scope.collection {
         None if api.answers_for(&fence.collection_id, &doing).await? => {
@@ -48,7 +51,7 @@ pub(super) async fn prove_empty(
                 keys_found += still_there(api, scope, some).await?;
             }
             for some in known.chunks(SEARCHED) {
-                vectors_found += found_by_search(api, scope, collection, some, &doing).await?;
+                vectors_found += found_by_search(api, scope, collection, some, &ids, &doing).await?;
             }
         }
     }
@@ -79,18 +82,18 @@ pub(super) async fn look_again(
         _ => false,
     };
     let vectors = known_vectors(known);
-    let vectors: Vec<&Value> = vectors.iter().collect();
+    let vectors: Vec<&Value> = vectors.iter().filter(|vector| is_finite(vector)).collect();
+    let ids = ids_of(known.iter().map(|one| &one.key), &doing)?.into_iter().collect();
     let (mut remaining, mut keys_found, mut vectors_found) = (0, 0, 0);
     if let Some(collection) = &scope.collection {
         remaining = scope.remaining(api).await?;
         for some in known.chunks(RECORDS) {
-            let ids = ids_of(some.iter().map(|one| &one.key), &doing)?;
-            let found = scope.anywhere(api, &ids).await?;
+            let found = scope.anywhere(api, &ids_of(some.iter().map(|one| &one.key), &doing)?).await?;
             let same = |one: &Known| found.iter().any(|seen| is_known_here(scope, one, seen, salt));
             keys_found += some.iter().filter(|one| same(one)).count() as u64;
         }
         for some in vectors.chunks(SEARCHED) {
-            vectors_found += found_by_search(api, scope, collection, some, &doing).await?;
+            vectors_found += found_by_search(api, scope, collection, some, &ids, &doing).await?;
         }
     }
     Ok(Recurrence {
@@ -149,12 +152,20 @@ fn without_plane(scope: &Scope, metadata: &Value) -> Json {
     }
 }
 
-/// How many of these vectors a record of the plane, or of no plane, still has, among the nearest neighbours of the vector itself.
+/// Whether a vector can be searched for: what is no number has no neighbours, and JSON has no word for it.
+fn is_finite(vector: &Value) -> bool {
+    let Value::Blob(bytes) = vector else { return false };
+    bytes.as_chunks::<4>().0.iter().all(|axis| f32::from_le_bytes(*axis).is_finite())
+}
+
+/// How many of these vectors a record of the plane still has, or one of no plane that has one of these `ids`, among the nearest neighbours
+/// of the vector itself.
 async fn found_by_search(
     api: &Api,
     scope: &Scope,
     collection: &Collection,
     known: &[&Value],
+    ids: &HashSet<String>,
     doing: &str,
 ) -> Result<u64, PortError> {
     let bytes = |value: &&&Value| if let Value::Blob(bytes) = **value { Some(bytes.clone()) } else { None };
@@ -183,23 +194,25 @@ async fn found_by_search(
                 nearest.ids.len()
             )));
         }
-        for ((vector, found), (embeddings, metadatas)) in
-            vectors.iter().zip(&mut found).zip(nearest.embeddings.iter().zip(&nearest.metadatas))
-        {
-            let mut each = embeddings.iter().zip(metadatas);
-            *found |= each.any(|(embedding, metadata)| {
-                embedding.as_ref().is_some_and(|numbers| as_bytes(numbers) == *vector) && ours(scope, metadata.as_ref())
+        let answers = nearest.ids.iter().zip(&nearest.embeddings).zip(&nearest.metadatas);
+        for ((vector, found), ((named, embeddings), metadatas)) in vectors.iter().zip(&mut found).zip(answers) {
+            let mut each = named.iter().zip(embeddings).zip(metadatas);
+            *found |= each.any(|((id, embedding), metadata)| {
+                let is_it = embedding.as_ref().is_some_and(|numbers| as_bytes(numbers) == *vector);
+                is_it && ours(scope, metadata.as_ref(), ids.contains(id))
             });
         }
     }
     Ok(found.into_iter().filter(|found| *found).count() as u64)
 }
 
-fn ours(scope: &Scope, metadata: Option<&Map<String, Json>>) -> bool {
+/// Whether a record that has a vector of the plane's is the plane's. One outside its scope may be anybody's who has embedded the same
+/// text, so there it must have the id of a record that is known, and be nobody's or of a plane whose name looks the same.
+fn ours(scope: &Scope, metadata: Option<&Map<String, Json>>, is_known: bool) -> bool {
     let Some((field, value)) = &scope.plane else { return true };
     match metadata.and_then(|metadata| metadata.get(field)) {
-        None | Some(Json::Null) => true,
-        Some(Json::String(text)) => text.trim().to_lowercase() == value.trim().to_lowercase(),
-        Some(other) => value.trim().parse::<Json>().is_ok_and(|value| value == *other),
+        None | Some(Json::Null) => is_known,
+        Some(Json::String(text)) => text == value || (is_known && text.trim().to_lowercase() == value.trim().to_lowercase()),
+        Some(other) => is_known && value.trim().parse::<Json>().is_ok_and(|value| value == *other),
     }
 }
