@@ -4,10 +4,14 @@
 mod between;
 mod interference;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
+use self::{
+    between::killed,
+    interference::{behind, settle},
+};
 use crate::support::{
     World,
     chroma::{Chroma, vector},
@@ -158,17 +162,18 @@ async fn a_purged_planes_vectors_are_overwritten_its_texts_leave_with_a_vacuum_a
 
 #[tokio::test]
 async fn records_left_blank_by_an_erasure_that_died_are_deleted_by_the_next_and_stay_whole_in_the_archive() {
-    let (world, db) = (World::with("[archive]\npart_rows_max = 10\n").await, Chroma::database());
+    let (world, db) = (World::with("[archive]\npart_rows_max = 10\n").await, Arc::new(Chroma::database()));
     db.collection("shared", &[("p1", 25), ("p2", 5)]);
-    register(&world, &db).await;
-    let plane = bind(&world, "acme", P1).await;
+    let (between, plane) = behind(&world, &db, P1).await;
     world.reach(&plane, "evict").await;
     // As a worker leaves it that overwrites, and dies before it deletes.
-    let ids: Vec<_> = [3, 4, 17].map(|number| format!("p1/{number:06}\né")).into();
-    let blank = json!({"ids": ids, "embeddings": [[1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]],
-        "metadatas": [{"lethe_blank": plane}, {"lethe_blank": plane}, {"lethe_blank": plane}]});
-    db.on("shared", "update", &blank);
-    world.drain().await;
+    let other = db.clone();
+    between.once(&["/delete"], "p1/", move || {
+        let blank = other.records("shared", Some("p1")).into_iter().filter(|record| record.contains("lethe_blank"));
+        assert_eq!(blank.count(), 10, "a part of the archive is erased at once");
+        killed()
+    });
+    settle(&world).await;
     assert_eq!(world.state(&plane).await, "ARCHIVED", "{}", world.status(&plane).await);
     assert_eq!(db.records("shared", None).len(), 5);
     let status = world.status(&plane).await;

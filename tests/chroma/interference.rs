@@ -98,6 +98,36 @@ async fn a_plane_field_that_is_no_text_is_refused_and_never_passes_for_nothing()
 }
 
 #[tokio::test]
+async fn a_record_written_anew_after_an_erasure_died_is_exported_before_it_goes() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("shared", &[("p1", 10), ("p2", 3)]);
+    let (between, plane) = behind(&world, &db, P1).await;
+    world.reach(&plane, "evict").await;
+    let other = db.clone();
+    between.once(&["/delete"], "p1/", move || {
+        let blank = other.records("shared", Some("p1"));
+        assert!(blank.len() == 10 && blank.iter().all(|record| !record.contains("marker-p1") && !record.contains("page")), "{blank:?}");
+        // As ingestion does it: the whole record, without a word of Lethe's field.
+        let new = |number, text: &str, owner: &str| {
+            json!({"ids": [id("p1", number)], "embeddings": [vector("new", number)], "documents": [text], "metadatas": [{"plane": owner, "page": 1}]})
+        };
+        other.on("shared", "upsert", &new(3, "NEW-TEXT-3", "p1"));
+        other.on("shared", "upsert", &new(4, "NEW-TEXT-4", "p2"));
+        // This one is given no text.
+        other.on("shared", "upsert", &json!({"ids": [id("p1", 5)], "embeddings": [vector("new", 5)], "metadatas": [{"plane": "p1"}]}));
+        killed()
+    });
+    settle(&world).await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED", "{}", world.status(&plane).await);
+    assert!(archived(&world, "NEW-TEXT-3"));
+    assert_eq!(db.records("shared", Some("p1")), Vec::<String>::new());
+    let moved: Vec<_> = db.records("shared", Some("p2")).into_iter().filter(|record| record.starts_with("\"p1/")).collect();
+    assert!(moved.len() == 1 && moved[0].contains("NEW-TEXT-4") && !moved[0].contains("lethe"), "{moved:?}");
+    purge(&world, &plane).await;
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
 async fn a_collection_is_bound_once_however_the_server_is_spelled() {
     let world = World::new().await;
     let db = Chroma::apart(&world.dir.path().join("chroma"));
@@ -116,6 +146,47 @@ async fn a_collection_is_bound_once_however_the_server_is_spelled() {
 }
 
 #[tokio::test]
+async fn what_is_written_while_records_are_erased_is_kept_or_exported() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("shared", &[("p1", 10), ("p2", 3)]);
+    let (between, plane) = behind(&world, &db, P1).await;
+    world.reach(&plane, "evict").await;
+    let other = db.clone();
+    between.once(&["/delete"], "p1/", move || {
+        let new = |number, owner: &str| {
+            let text = format!("NEW-TEXT-{number}");
+            json!({"ids": [id("p1", number)], "embeddings": [vector("new", number)], "documents": [text], "metadatas": [{"plane": owner}]})
+        };
+        other.on("shared", "upsert", &new(3, "p1"));
+        other.on("shared", "upsert", &new(4, "p2"));
+        None
+    });
+    settle(&world).await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED", "{}", world.status(&plane).await);
+    assert!(archived(&world, "NEW-TEXT-3"));
+    assert_eq!(db.records("shared", Some("p1")), Vec::<String>::new());
+    let moved: Vec<_> = db.records("shared", None).into_iter().filter(|record| record.starts_with("\"p1/")).collect();
+    assert!(moved.len() == 1 && moved[0].contains("NEW-TEXT-4") && !moved[0].contains("lethe"), "{moved:?}");
+    let trail = world.call("user:auditor", "governance.audit.list", json!({"plane": plane})).await.to_string();
+    assert!(trail.contains("between its comparison and its being overwritten"), "the window that is left is said");
+}
+
+#[tokio::test]
+async fn a_server_that_overwrites_nothing_is_not_said_to_have_overwritten() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("shared", &[("p1", 10), ("p2", 3)]);
+    let before = db.records("shared", None);
+    let (between, plane) = behind(&world, &db, P1).await;
+    world.reach(&plane, "evict").await;
+    between.on(|line, _| line.contains("/update").then(|| (200, "{}".into())));
+    settle(&world).await;
+    assert_eq!(world.state(&plane).await, "DEACTIVATED");
+    let said = error(&world, &plane).await;
+    assert!(said["message"].as_str().is_some_and(|said| said.contains("overwritten")), "{said}");
+    assert_eq!(db.records("shared", None), before);
+}
+
+#[tokio::test]
 async fn a_vector_that_others_have_too_is_theirs() {
     let (world, db) = (World::new().await, Chroma::database());
     db.collection("shared", &[("p1", 10), ("p2", 3)]);
@@ -127,6 +198,21 @@ async fn a_vector_that_others_have_too_is_theirs() {
     world.archived(&plane).await;
     purge(&world, &plane).await;
     assert_eq!(db.records("shared", None).len(), 5);
+}
+
+#[tokio::test]
+async fn answers_too_long_for_memory_are_asked_for_in_smaller_parts() {
+    let (world, db) = (World::new().await, Chroma::database());
+    db.collection("shared", &[("p1", 30), ("p2", 3)]);
+    let (between, plane) = behind(&world, &db, P1).await;
+    between.on(|line, body| {
+        let asked: Json = serde_json::from_str(body).unwrap_or_default();
+        let many = line.contains("/get") && body.contains("documents") && asked["ids"].as_array().map_or(0, Vec::len) > 12;
+        many.then(|| (200, " ".repeat(257 << 20)))
+    });
+    world.archived(&plane).await;
+    purge(&world, &plane).await;
+    assert_eq!(db.records("shared", None).len(), 3);
 }
 
 #[tokio::test]

@@ -167,6 +167,11 @@ impl Api {
     }
 }
 
+/// Whether an answer was refused for its length: the client says so in words only.
+pub(super) fn is_too_long(error: &PortError) -> bool {
+    matches!(error, PortError::Permanent(said) if said.ends_with("MiB in one piece"))
+}
+
 fn read<T: serde::de::DeserializeOwned>(answer: Json, doing: &str) -> Result<T, PortError> {
     serde_json::from_value(answer)
         .map_err(|error| PortError::Permanent(format!("{doing}: the answer is not Chroma's: {}", unreadable(&error))))

@@ -1,19 +1,16 @@
-//! A plane's place in a collection: which records are its own, how they are read, and in which order.
+//! A plane's place in a collection: which collection that is, and which records of it are the plane's.
 //!
 //! The rule: a record that an erasure has already blanked is no record of the plane any more; only the erasure itself and the proof of
 //! emptiness look at those. It only reads, so nothing happens if we die in it.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
-use lethe_stages::{
-    ports::{PageLimit, PortError},
-    record::{Key, Record, Value},
-};
-use serde_json::{Value as Json, json};
+use lethe_stages::ports::PortError;
+use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
 use super::{
-    api::{Api, Collection, Got},
+    api::{Api, Collection},
     fence::{self, FENCE, Row},
 };
 use crate::Mapping;
@@ -22,8 +19,6 @@ use crate::Mapping;
 const IDS: usize = 5_000;
 /// How often a list is asked for again, while it changes.
 const LISTS_MAX: usize = 5;
-/// Records of one answer.
-pub(super) const RECORDS: usize = 250;
 /// The metadata field of a record that is being erased: the plane's id. It is blank by then.
 pub(super) const BLANK: &str = "lethe_blank";
 
@@ -37,7 +32,7 @@ pub(super) struct Scope {
     pub(super) collection: Option<Collection>,
     /// What the fence remembers.
     pub(super) fence: Option<Row>,
-    plane_id: Uuid,
+    pub(super) plane_id: Uuid,
 }
 
 impl Scope {
@@ -103,18 +98,14 @@ impl Scope {
         }
     }
 
-    /// The condition under which a record is the plane's; `blank` ones or those that are not.
-    fn condition(&self, blank: bool) -> Json {
-        let blank = json!({BLANK: {(if blank { "$eq" } else { "$ne" }): self.plane_id.to_string()}});
-        match &self.plane {
-            None => blank,
-            Some((field, value)) => json!({"$and": [{field: {"$eq": value}}, blank]}),
-        }
+    /// Whether a record with this metadata is the plane's, blank or not.
+    pub(super) fn is_ours(&self, fields: &Map<String, Json>) -> bool {
+        self.plane.as_ref().is_none_or(|(field, value)| fields.get(field).and_then(Json::as_str) == Some(value))
     }
 
-    /// The ids of records that meet the condition, ascending. A list of several pages is asked for until two are the same: whatever is
+    /// The ids of records that meet the condition, or of all where it is null, ascending. A list of several pages is asked for until two are the same: whatever is
     /// deleted in between moves another id past the place where the next page begins.
-    async fn ids_where(&self, api: &Api, condition: &Json) -> Result<Vec<String>, PortError> {
+    pub(super) async fn ids_where(&self, api: &Api, condition: &Json) -> Result<Vec<String>, PortError> {
         let mut before = self.list(api, condition).await?;
         for _ in 0..LISTS_MAX {
             if before.len() < IDS {
@@ -147,26 +138,20 @@ impl Scope {
         Ok(ids)
     }
 
-    /// The plane's ids, ascending.
+    /// The plane's ids, ascending; without those of blank records.
     pub(super) async fn ids(&self, api: &Api) -> Result<Vec<String>, PortError> {
-        self.ids_where(api, &self.condition(false)).await
-    }
-
-    /// The ids of records that an erasure has blanked and not yet deleted.
-    pub(super) async fn blank_ids(&self, api: &Api) -> Result<Vec<String>, PortError> {
-        self.ids_where(api, &self.condition(true)).await
-    }
-
-    /// Records of the plane.
-    pub(super) async fn count(&self, api: &Api) -> Result<u64, PortError> {
-        match (&self.collection, &self.plane) {
-            (None, _) => Ok(0),
-            (Some(_), Some(_)) => Ok(self.ids(api).await?.len() as u64),
-            (Some(collection), None) => {
-                let all = api.count(collection, &api.doing("count", &self.name)).await?;
-                Ok(all.saturating_sub(self.blank_ids(api).await?.len() as u64))
-            }
+        let mut ids = self.ids_where(api, &self.own()).await?;
+        let (blank, _) = self.marked(api).await?;
+        if !blank.is_empty() {
+            let blank: HashSet<String> = blank.into_iter().collect();
+            ids.retain(|id| !blank.contains(id));
         }
+        Ok(ids)
+    }
+
+    /// Records of the plane; without blank ones.
+    pub(super) async fn count(&self, api: &Api) -> Result<u64, PortError> {
+        Ok(self.all(api).await?.saturating_sub(self.marked(api).await?.0.len() as u64))
     }
 
     /// What is there of the plane in any form: records, blank ones, and such that name it by something else than a text.
@@ -175,48 +160,20 @@ impl Scope {
             None => 0,
             Some((field, value)) => self.ids_where(api, &other_kinds(field, value)).await?.len(),
         };
-        Ok(self.count(api).await? + self.blank_ids(api).await?.len() as u64 + others as u64)
+        Ok(self.all(api).await? + others as u64)
     }
 
-    /// The records of these ids that are still the plane's, in the order of the ids, within the limit.
-    pub(super) async fn page(&self, api: &Api, ids: &[String], limit: PageLimit) -> Result<Vec<Record>, PortError> {
-        let (mut page, mut bytes): (Vec<Record>, usize) = (Vec::new(), 0);
-        // The first answer is small: nobody knows yet how large a record is.
-        let (mut rest, mut size) = (ids, 1);
-        while !rest.is_empty() && page.len() < limit.rows_max {
-            let (now, later) = rest.split_at(size.min(rest.len()));
-            rest = later;
-            let mut records = self.records(api, now).await?;
-            records.sort_by(|one, other| one.key.cmp(&other.key));
-            for record in records {
-                bytes += record.size();
-                if !page.is_empty() && (bytes > limit.bytes_max || page.len() == limit.rows_max) {
-                    return Ok(page);
-                }
-                page.push(record);
-            }
-            let left = limit.bytes_max.saturating_sub(bytes);
-            let fit = if page.is_empty() { RECORDS } else { left / (bytes / page.len()).max(1) + 1 };
-            size = fit.min(RECORDS).min(limit.rows_max - page.len()).max(1);
+    async fn all(&self, api: &Api) -> Result<u64, PortError> {
+        match (&self.collection, &self.plane) {
+            (None, _) => Ok(0),
+            (Some(_), Some(_)) => Ok(self.ids_where(api, &self.own()).await?.len() as u64),
+            (Some(collection), None) => api.count(collection, &api.doing("count", &self.name)).await,
         }
-        Ok(page)
     }
 
-    /// The plane's records of these ids.
-    pub(super) async fn records(&self, api: &Api, ids: &[String]) -> Result<Vec<Record>, PortError> {
-        self.get(api, json!({"ids": ids, "where": self.condition(false)}), ids).await
-    }
-
-    /// The records of these ids, whatever they are.
-    pub(super) async fn anywhere(&self, api: &Api, ids: &[String]) -> Result<Vec<Record>, PortError> {
-        self.get(api, json!({"ids": ids}), ids).await
-    }
-
-    async fn get(&self, api: &Api, mut body: Json, ids: &[String]) -> Result<Vec<Record>, PortError> {
-        let Some(collection) = self.collection.as_ref().filter(|_| !ids.is_empty()) else { return Ok(Vec::new()) };
-        body["include"] = json!(["documents", "embeddings", "metadatas", "uris"]);
-        let doing = api.doing("read", &self.name);
-        read(api.get(collection, &body, &doing).await?, &doing)
+    /// The condition under which a record is the plane's; null where all are.
+    fn own(&self) -> Json {
+        self.plane.as_ref().map_or(Json::Null, |(field, value)| json!({field: {"$eq": value}}))
     }
 }
 
@@ -234,38 +191,4 @@ fn other_kinds(field: &str, value: &str) -> Json {
         any.extend([json!({field: {"$eq": kind}}), json!({field: {"$contains": kind}})]);
     }
     if any.len() == 1 { any.remove(0) } else { json!({"$or": any}) }
-}
-
-fn read(got: Got, doing: &str) -> Result<Vec<Record>, PortError> {
-    let count = got.ids.len();
-    let (documents, embeddings) = (got.documents.unwrap_or_default(), got.embeddings.unwrap_or_default());
-    let (metadatas, uris) = (got.metadatas.unwrap_or_default(), got.uris.unwrap_or_default());
-    if [documents.len(), embeddings.len(), metadatas.len(), uris.len()] != [count; 4] {
-        return Err(PortError::Permanent(format!("{doing}: the answer does not give every part of {count} record(s)")));
-    }
-    let mut records = Vec::with_capacity(count);
-    let parts = documents.into_iter().zip(embeddings).zip(metadatas.into_iter().zip(uris));
-    for (id, ((document, embedding), (metadata, uri))) in got.ids.into_iter().zip(parts) {
-        let text = |text: Option<String>| text.map_or(Value::Null, Value::Text);
-        // The server gives the fields in another order each time.
-        let metadata = metadata.map(|fields| json!(fields.into_iter().collect::<BTreeMap<_, _>>()).to_string());
-        let embedding = embedding.map_or(Value::Null, |numbers| Value::Blob(vector(&numbers)));
-        let values = vec![Value::Text(id.clone()), text(document), embedding, text(metadata), text(uri)];
-        records.push(Record { key: Key::Text(id), values });
-    }
-    Ok(records)
-}
-
-/// The ids that keys are.
-pub(super) fn ids_of<'k>(keys: impl Iterator<Item = &'k Key>, doing: &str) -> Result<Vec<String>, PortError> {
-    let id = |key: &Key| match key {
-        Key::Text(id) => Ok(id.clone()),
-        other => Err(PortError::Permanent(format!("{doing}: {other} is no id of Chroma's: those are texts"))),
-    };
-    keys.map(id).collect()
-}
-
-/// Numbers as float32, little-endian: what Chroma keeps.
-pub(super) fn vector(numbers: &[Option<f64>]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.map_or(f32::NAN, |number| number as f32).to_le_bytes()).collect()
 }

@@ -36,6 +36,7 @@ pub(super) fn unfenced() -> Vec<String> {
     vec![
         "every read and write of Chroma's own users: it knows no such refusal; close its endpoint to them".into(),
         "an older claim that writes at the same moment as a newer one: Chroma compares nothing".into(),
+        "what users write to a record between its comparison and its being overwritten: that goes unexported".into(),
     ]
 }
 

@@ -5,11 +5,13 @@
 //! If we die in a verb, it may be repeated.
 
 mod api;
+mod blank;
 mod collection;
 mod database;
 mod erase;
 mod fence;
 mod proof;
+mod read;
 
 use async_trait::async_trait;
 use lethe_stages::{
@@ -34,8 +36,10 @@ const COLUMNS: [(&str, ColumnKind); 5] = [
     ("metadata", ColumnKind::Text),
     ("uri", ColumnKind::Text),
 ];
+const DOCUMENT: usize = 1;
 const EMBEDDING: usize = 2;
 const METADATA: usize = 3;
+const URI: usize = 4;
 
 /// A plane's records in one collection.
 pub(crate) struct ChromaStore {

@@ -15,8 +15,9 @@ use uuid::Uuid;
 use super::{
     EMBEDDING, METADATA,
     api::{Api, Collection},
-    collection::{RECORDS, Scope, ids_of, vector as as_bytes},
+    collection::Scope,
     fence,
+    read::{RECORDS, ids_of, vector as as_bytes},
 };
 use crate::verdict::{different, fence_seen, identical, is_known, known_vectors};
 
