@@ -70,9 +70,15 @@ async fn a_plane_that_shares_a_collection_is_purged_and_found_by_no_search_while
         world.call("user:auditor", "governance.audit.list", json!({"plane": plane, "event_type": "STAGE_COMPLETED"})).await;
     let said = proof["entries"].as_array().expect("entries").iter().map(Json::to_string).collect::<String>();
     assert!(
-        ["chroma vacuum", "overwritten before they were deleted", "in the server's memory",]
-            .iter()
-            .all(|part| said.contains(part)),
+        [
+            "chroma vacuum",
+            "overwritten before they were deleted",
+            "in the server's memory",
+            "asked to be cut",
+            "automatically_purge"
+        ]
+        .iter()
+        .all(|part| said.contains(part)),
         "what remains is said: {said}"
     );
     db.add("shared", "p2", 20..22);

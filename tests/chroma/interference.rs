@@ -56,6 +56,30 @@ pub async fn behind(world: &World, db: &Chroma, query: &str) -> (Between, String
 }
 
 #[tokio::test]
+async fn a_scrub_deletes_no_record_whatever_its_id() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("shared", &[("p1", 10), ("p2", 5)]);
+    let ids = ["lethe-scrub", "lethe-scrub-0", "lethe-scrub-7"];
+    let theirs = json!({"ids": ids, "embeddings": [vector("n", 1), vector("n", 2), vector("n", 3)], "metadatas": [{"plane": "p2"}, {"plane": "p2"}, {"plane": "p2"}]});
+    db.on("shared", "add", &theirs);
+    let (between, plane) = behind(&world, &db, P1).await;
+    // And who takes such an id before it is looked for, keeps his record too.
+    let other = db.clone();
+    between.on(move |line, body| {
+        if line.contains("/get") && body.contains("lethe-scrub-") && other.records("shared", Some("p3")).is_empty() {
+            let asked: Json = serde_json::from_str(body).expect("JSON");
+            let theirs = json!({"ids": [asked["ids"][1]], "embeddings": [vector("n", 4)], "metadatas": [{"plane": "p3"}]});
+            other.on("shared", "add", &theirs);
+        }
+        None
+    });
+    world.archived(&plane).await;
+    purge(&world, &plane).await;
+    assert_eq!(db.records("shared", Some("p2")).len(), 8);
+    assert_eq!(db.records("shared", Some("p3")).len(), 1);
+}
+
+#[tokio::test]
 async fn a_plane_field_that_is_no_text_is_refused_and_never_passes_for_nothing() {
     let kinds = [
         ("p1", json!(["p1"])),
@@ -184,6 +208,26 @@ async fn a_server_that_overwrites_nothing_is_not_said_to_have_overwritten() {
     let said = error(&world, &plane).await;
     assert!(said["message"].as_str().is_some_and(|said| said.contains("overwritten")), "{said}");
     assert_eq!(db.records("shared", None), before);
+}
+
+#[tokio::test]
+async fn an_index_that_is_rarely_written_is_not_written_anew_and_the_evidence_says_so() {
+    let (world, db) = (World::new().await, Chroma::database());
+    db.made("shared", &json!({"hnsw": {"sync_threshold": 30_000_000}}));
+    db.collection("shared", &[("p1", 10), ("p2", 3)]);
+    let (between, plane) = behind(&world, &db, P1).await;
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    between.on(move |line, body| {
+        // Nobody waits for the thousands of requests that it would be.
+        let is_one = line.contains("/delete") && body.contains("lethe-scrub");
+        (is_one && counted.fetch_add(1, Ordering::Relaxed) > 100).then(|| (200, "{}".into()))
+    });
+    world.archived(&plane).await;
+    purge(&world, &plane).await;
+    assert_eq!(requests.load(Ordering::Relaxed), 0);
+    let said = evidence(&world, &plane).await;
+    assert!(said.contains("not written anew: it is written after every 30000000 entries"), "{said}");
 }
 
 #[tokio::test]

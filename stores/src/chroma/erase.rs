@@ -11,21 +11,15 @@ use lethe_stages::{
     ports::{Erased, PortError},
     record::{Key, RecordDigest, Salt},
 };
-use serde_json::{Value as Json, json};
 
 use super::{
-    api::{Api, Collection},
+    api::Api,
     blank::Blanks,
     collection::Scope,
     fence,
     read::{RECORDS, ids_of},
 };
 use crate::verdict;
-
-/// Entries of the server's log after which it writes its index anew, where the collection does not say.
-const SYNC_THRESHOLD: u64 = 1_000;
-/// Most ids of one write that the server takes.
-const WRITE_IDS: usize = 5_000;
 
 pub(super) async fn erase(
     api: &Api,
@@ -59,46 +53,4 @@ pub(super) async fn erase(
     sum.absent -= resumed.min(sum.absent);
     sum.erased += resumed;
     Ok(sum)
-}
-
-/// Has the server write its index anew and forget its log, and drops a collection that the plane owns and that is empty.
-pub(super) async fn scrub(api: &Api, scope: &Scope, permit: &Permit) -> Result<Json, PortError> {
-    let doing = api.doing("scrub", &scope.name);
-    fence::held(scope, permit.plane_id(), permit.epoch(), &doing)?;
-    let remains = "what was deleted stays in free pages of the server's chroma.sqlite3 until `chroma vacuum` is run there or the pages are \
-                   used again; trigrams of deleted texts stay in its text index until that is optimised; vectors that users themselves \
-                   deleted before stay in the index files of the collection; data_level0.bin and length.bin among them also hold \
-                   whatever was in the server's memory when they grew, which may be parts of any record; a server later than the \
-                   1.5.9 that was looked at may keep overwritten vectors";
-    let mut said = json!({"vectors": "overwritten before they were deleted", "log": "purged", "remains": remains});
-    let mut is_gone = scope.collection.is_none();
-    if let Some(collection) = &scope.collection {
-        Blanks { api, scope, collection, doing: &doing }.finish().await?;
-        flush(api, collection, &doing).await?;
-        let empty = scope.plane.is_none() && api.count(collection, &doing).await? == 0;
-        if let Some(fence) = scope.fence.as_ref().filter(|_| empty) {
-            fence::dropping(api, scope, fence, &doing).await?;
-            api.drop_collection(&scope.name, &doing).await?;
-            is_gone = true;
-        }
-    }
-    let (what, became) = if is_gone { ("collection", "dropped") } else { ("index", "written anew") };
-    said[what] = json!(became);
-    Ok(said)
-}
-
-/// Deletes ids that nobody has, as many as it takes for the server to write its index to disk and to cut its log.
-async fn flush(api: &Api, collection: &Collection, doing: &str) -> Result<(), PortError> {
-    if collection.dimension.is_none() {
-        return Ok(());
-    }
-    let threshold = collection.configuration["hnsw"]["sync_threshold"].as_u64().unwrap_or(SYNC_THRESHOLD);
-    let ids: Vec<_> = (0..=threshold).map(|number| format!("lethe-scrub-{number}")).collect();
-    for some in ids.chunks(WRITE_IDS) {
-        api.on(collection, "delete", &json!({"ids": some}), doing).await?;
-    }
-    // The log is cut when the next entry comes.
-    api.on(collection, "delete", &json!({"ids": ["lethe-scrub"]}), doing).await?;
-    // It is a read that makes the server apply its log to the index.
-    api.count(collection, doing).await.map(drop)
 }

@@ -12,6 +12,7 @@ mod erase;
 mod fence;
 mod proof;
 mod read;
+mod scrub;
 
 use async_trait::async_trait;
 use lethe_stages::{
@@ -130,7 +131,7 @@ impl KnowledgeStore for ChromaStore {
     async fn scrub(&self, permit: &Permit) -> Result<Json, PortError> {
         covered(permit, self.plane_id)?;
         let (api, scope) = self.scope().await?;
-        erase::scrub(&api, &scope, permit).await
+        scrub::scrub(&api, &scope, permit).await
     }
 
     async fn prove_empty(&self, samples: &[Record]) -> Result<EmptinessProof, PortError> {
