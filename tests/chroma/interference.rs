@@ -169,6 +169,91 @@ async fn a_collection_is_bound_once_however_the_server_is_spelled() {
     assert!(refusal.message.contains("vectors"), "{refusal}");
 }
 
+const OWN: &str = "table=own";
+
+#[tokio::test]
+async fn a_collection_that_fills_before_it_is_dropped_is_exported_first() {
+    // At the first request of the drop, with or without its being done.
+    for dies in [false, true] {
+        let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+        db.collection("own", &[("p1", 10)]);
+        let (between, plane) = behind(&world, &db, OWN).await;
+        world.reach(&plane, "evict").await;
+        let other = db.clone();
+        between.once(&["PUT ", "DELETE "], "", move || {
+            other.add("own", "p1", 100..105);
+            dies.then(killed).flatten()
+        });
+        settle(&world).await;
+        assert_eq!(world.state(&plane).await, "ARCHIVED", "{}", world.status(&plane).await);
+        assert!(archived(&world, "marker-p1-104"), "dies: {dies}");
+        assert_eq!(db.id("own"), None);
+        purge(&world, &plane).await;
+        invariants::check(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn a_drop_that_died_half_way_leaves_a_collection_that_is_found_and_emptied() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("own", &[("p1", 10)]);
+    let (between, plane) = behind(&world, &db, OWN).await;
+    world.reach(&plane, "evict").await;
+    let (other, add) = (db.clone(), db.url("own", "add"));
+    between.once(&["DELETE "], "", move || {
+        // By who kept its id; and somebody else makes one of the name.
+        let late = json!({"ids": ["late"], "embeddings": [vector("late", 1)], "documents": ["marker-late"], "metadatas": [{"plane": "p1"}]});
+        http::done("POST", &add, Some(&late));
+        other.collection("own", &[]);
+        killed()
+    });
+    settle(&world).await;
+    assert_eq!(world.state(&plane).await, "ARCHIVED", "{}", world.status(&plane).await);
+    assert!(archived(&world, "marker-late"));
+    let theirs = db.id("own").expect("somebody else's is not dropped");
+    purge(&world, &plane).await;
+    assert_eq!(db.id("own"), Some(theirs));
+    assert_eq!(db.collections(), ["lethe_fence", "own"], "and nothing else is left");
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn a_collection_that_takes_the_name_of_one_to_be_dropped_stays() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("own", &[("p1", 10)]);
+    let (between, plane) = behind(&world, &db, OWN).await;
+    world.reach(&plane, "evict").await;
+    let other = db.clone();
+    between.once(&["PUT ", "DELETE "], "", move || {
+        other.rename("own", "own-before");
+        other.collection("own", &[("zz", 5)]);
+        None
+    });
+    settle(&world).await;
+    assert_eq!(db.records("own", None).len(), 5);
+    assert_eq!(db.id("own-before"), None, "the plane's is dropped, whatever its name");
+}
+
+#[tokio::test]
+async fn a_collection_that_was_moved_while_a_drop_was_dead_is_not_taken_for_gone() {
+    let (world, db) = (World::new().await, Arc::new(Chroma::database()));
+    db.collection("own", &[("p1", 10)]);
+    let (between, plane) = behind(&world, &db, OWN).await;
+    world.reach(&plane, "evict").await;
+    let other = db.clone();
+    between.once(&["PUT ", "DELETE "], "", move || {
+        other.add("own", "p1", 100..105);
+        other.rename("own", "own-before");
+        other.collection("own", &[]);
+        killed()
+    });
+    settle(&world).await;
+    assert_eq!(world.state(&plane).await, "DEACTIVATED");
+    assert_eq!(error(&world, &plane).await["code"], "WRONG_PLACE");
+    assert_eq!(db.records("own-before", None).len(), 5);
+    assert!(db.id("own").is_some());
+}
+
 #[tokio::test]
 async fn what_is_written_while_records_are_erased_is_kept_or_exported() {
     let (world, db) = (World::new().await, Arc::new(Chroma::database()));

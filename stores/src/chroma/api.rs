@@ -123,6 +123,12 @@ impl Api {
         read(self.ask(Method::POST, &self.path("/collections"), Some(&body), doing).await?, doing)
     }
 
+    /// Gives the collection another name, whatever name it has now.
+    pub(super) async fn rename(&self, collection: &Collection, name: &str, doing: &str) -> Result<(), PortError> {
+        let path = self.path(&format!("/collections/{}", percent::encode(&collection.id)));
+        self.ask(Method::PUT, &path, Some(&json!({"new_name": name})), doing).await.map(drop)
+    }
+
     /// Removes the collection; one that is gone is no error.
     pub(super) async fn drop_collection(&self, name: &str, doing: &str) -> Result<(), PortError> {
         let reply =

@@ -35,6 +35,11 @@ pub(super) struct Scope {
     pub(super) plane_id: Uuid,
 }
 
+/// The name of a collection while it is dropped: nobody else uses it.
+pub(super) fn aside(collection_id: &str) -> String {
+    format!("lethe-{collection_id}")
+}
+
 impl Scope {
     /// Finds the collection, and compares it with what the fence remembers.
     pub(super) async fn resolve(api: &Api, mapping: &Mapping, plane_id: Uuid) -> Result<Self, PortError> {
@@ -47,16 +52,36 @@ impl Scope {
         let fence = fence::read(api, &mapping.table, plane.as_ref()).await?;
         // While the plane is open, whatever has the name is its collection.
         let own = fence.as_ref().filter(|row| row.row.plane_id == plane_id.to_string() && !row.is_open());
-        match (&collection, own) {
-            (None, None) => Err(PortError::Permanent(format!("{doing}: there is none of this name"))),
-            (None, Some(row)) if !row.dropped => {
-                Err(PortError::WrongPlace(format!("{doing}: it is gone, and was not dropped by Lethe")))
+        let collection = match (collection, own) {
+            (None, None) => return Err(PortError::Permanent(format!("{doing}: there is none of this name"))),
+            (found, None) => found,
+            (Some(found), Some(row)) if found.id == row.collection_id => Some(found),
+            (found, Some(row)) if row.dropped => Self::after_drop(api, found, row, &doing).await?,
+            (None, Some(_)) => return Err(PortError::WrongPlace(format!("{doing}: it is gone, and was not dropped by Lethe"))),
+            (Some(_), Some(_)) => {
+                return Err(PortError::WrongPlace(format!("{doing}: it is another collection than the one that was fenced")));
             }
-            (Some(found), Some(row)) if !row.dropped && row.collection_id != found.id => {
-                Err(PortError::WrongPlace(format!("{doing}: it is another collection than the one that was fenced")))
-            }
-            _ => Ok(Self { name: mapping.table.clone(), plane, collection, fence, plane_id }),
+        };
+        Ok(Self { name: mapping.table.clone(), plane, collection, fence, plane_id })
+    }
+
+    /// The plane's collection after its drop was begun: the one that was fenced, as long as it waits to be dropped, and then whatever has
+    /// its name.
+    async fn after_drop(
+        api: &Api,
+        found: Option<Collection>,
+        fenced: &Row,
+        doing: &str,
+    ) -> Result<Option<Collection>, PortError> {
+        if let Some(waiting) =
+            api.collection(&aside(&fenced.collection_id)).await?.filter(|aside| aside.id == fenced.collection_id)
+        {
+            return Ok(Some(waiting));
         }
+        if api.answers_for(&fenced.collection_id, doing).await? {
+            return Err(PortError::WrongPlace(format!("{doing}: it has another name now, and is still there")));
+        }
+        Ok(found)
     }
 
     /// The collection of this name as it is now, whatever the fence remembers: a probe asks what is there.

@@ -36,7 +36,9 @@ pub(super) fn unfenced() -> Vec<String> {
     vec![
         "every read and write of Chroma's own users: it knows no such refusal; close its endpoint to them".into(),
         "an older claim that writes at the same moment as a newer one: Chroma compares nothing".into(),
-        "what users write to a record between its comparison and its being overwritten: that goes unexported".into(),
+        "what users write to a record between its comparison and its being overwritten, and into a collection between its last count \
+         and its drop: that goes unexported"
+            .into(),
     ]
 }
 
@@ -137,9 +139,9 @@ pub(super) async fn unfence(api: &Api, scope: &Scope, plane_id: Uuid, epoch: i64
     }
 }
 
-/// Remembers that the collection is about to be dropped by Lethe.
-pub(super) async fn dropping(api: &Api, scope: &Scope, fence: &Row, doing: &str) -> Result<(), PortError> {
-    write(api, scope, &Row { dropped: true, ..fence.clone() }, doing).await
+/// Remembers whether the collection is about to be dropped by Lethe.
+pub(super) async fn to_be_dropped(api: &Api, scope: &Scope, fence: &Row, dropped: bool, doing: &str) -> Result<(), PortError> {
+    write(api, scope, &Row { dropped, ..fence.clone() }, doing).await
 }
 
 /// The canary, without the plane's value: it stays in the trail for ever.

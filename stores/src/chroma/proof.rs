@@ -79,7 +79,9 @@ pub(super) async fn look_again(
     // The collection that was fenced: still there under another name, or replaced by one that Lethe did not drop it for.
     let elsewhere = match (&scope.collection, fence) {
         (None, Some(fence)) => api.answers_for(&fence.collection_id, &doing).await?,
-        (Some(found), Some(fence)) => !fence.dropped && found.id != fence.collection_id,
+        (Some(found), Some(fence)) if found.id != fence.collection_id => {
+            !fence.dropped || api.answers_for(&fence.collection_id, &doing).await?
+        }
         _ => false,
     };
     let vectors = known_vectors(known);

@@ -1,8 +1,9 @@
 //! Making unreadable what erased records were: the index written anew, the log asked to be cut, a collection of the plane's own dropped.
 //!
 //! The rule: a scrub touches no record. The server writes its index after so many entries of its log, so it is given entries: deletes of
-//! ids that nobody has, made of what only this offboarding knows, and looked for first.
-//! If we die in it, it may be repeated.
+//! ids that nobody has, made of what only this offboarding knows, and looked for first. Chroma drops by name whatever has it then, so a
+//! collection is dropped under a name that is its own, after it was counted there.
+//! If we die in it, it may be repeated: the fence remembers which collection was to be dropped, and it is found under either name.
 
 use lethe_stages::{Permit, ports::PortError};
 use serde_json::{Value as Json, json};
@@ -11,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     api::{Api, Collection},
     blank::Blanks,
-    collection::Scope,
+    collection::{Scope, aside},
     fence::{self, Row},
 };
 
@@ -83,12 +84,26 @@ async fn delete_absent(api: &Api, collection: &Collection, ids: &[String], doing
     api.on(collection, "delete", &json!({"ids": absent}), doing).await.map(drop)
 }
 
-/// Drops a collection that the plane owns and that is empty. Answers whether it did.
+/// Drops the collection that was fenced, where the plane owns it and it is empty. Answers whether it did.
 async fn drop_own(api: &Api, scope: &Scope, fence: &Row, collection: &Collection, doing: &str) -> Result<bool, PortError> {
-    if scope.plane.is_some() || api.count(collection, doing).await? > 0 {
+    if scope.plane.is_some() || collection.id != fence.collection_id || api.count(collection, doing).await? > 0 {
         return Ok(false);
     }
-    fence::dropping(api, scope, fence, doing).await?;
-    api.drop_collection(&scope.name, doing).await?;
+    let name = aside(&collection.id);
+    fence::to_be_dropped(api, scope, fence, true, doing).await?;
+    api.rename(collection, &name, doing).await?;
+    let came = api.count(collection, doing).await?;
+    if came > 0 {
+        // Nobody has exported these. Where its name is taken meanwhile it stays aside, and is found there.
+        if api.collection(&scope.name).await?.is_none() {
+            api.rename(collection, &scope.name, doing).await?;
+            fence::to_be_dropped(api, scope, fence, false, doing).await?;
+        }
+        return Err(PortError::Transient(format!("{doing}: {came} record(s) came before it was dropped")));
+    }
+    if api.collection(&name).await?.is_none_or(|found| found.id != collection.id) {
+        return Err(PortError::Transient(format!("{doing}: somebody gives it other names while it is dropped")));
+    }
+    api.drop_collection(&name, doing).await?;
     Ok(true)
 }
