@@ -89,6 +89,10 @@ impl Api {
         reply.read(doing)
     }
 
+    fn verb(&self, collection: &Collection, verb: &str) -> String {
+        self.path(&format!("/collections/{}/{verb}", percent::encode(&collection.id)))
+    }
+
     /// The collection of this name; `None` only where its database was found and has none.
     pub(super) async fn collection(&self, name: &str) -> Result<Option<Collection>, PortError> {
         let doing = self.doing("find collection", name);
@@ -152,13 +156,27 @@ impl Api {
 
     /// Posts to a verb of the collection.
     pub(super) async fn on(&self, collection: &Collection, verb: &str, body: &Json, doing: &str) -> Result<Json, PortError> {
-        let path = self.path(&format!("/collections/{}/{verb}", percent::encode(&collection.id)));
-        self.ask(Method::POST, &path, Some(body), doing).await
+        self.ask(Method::POST, &self.verb(collection, verb), Some(body), doing).await
     }
 
     /// Records, as `body` asks for them.
     pub(super) async fn get(&self, collection: &Collection, body: &Json, doing: &str) -> Result<Got, PortError> {
         read(self.on(collection, "get", body, doing).await?, doing)
+    }
+
+    /// The same; `None` where the answer is longer than is to be held in memory.
+    pub(super) async fn get_what_fits(
+        &self,
+        collection: &Collection,
+        body: &Json,
+        doing: &str,
+    ) -> Result<Option<Got>, PortError> {
+        let reply = self.reply(Method::POST, &self.verb(collection, "get"), Some(body), doing).await?;
+        match reply.status.is_success() {
+            true if !reply.is_whole => Ok(None),
+            true => reply.read(doing).map(Some),
+            false => Err(reply.refused(doing)),
+        }
     }
 
     /// The nearest neighbours of vectors.
@@ -171,11 +189,6 @@ impl Api {
         let path = self.path(&format!("/collections/{}/count", percent::encode(&collection.id)));
         read(self.ask(Method::GET, &path, None, doing).await?, doing)
     }
-}
-
-/// Whether an answer was refused for its length: the client says so in words only.
-pub(super) fn is_too_long(error: &PortError) -> bool {
-    matches!(error, PortError::Permanent(said) if said.ends_with("MiB in one piece"))
 }
 
 fn read<T: serde::de::DeserializeOwned>(answer: Json, doing: &str) -> Result<T, PortError> {

@@ -12,7 +12,7 @@ use lethe_stages::{
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    api::{Api, Got, is_too_long},
+    api::{Api, Got},
     collection::Scope,
 };
 
@@ -77,9 +77,12 @@ impl Scope {
         let mut size = ids.len();
         loop {
             let body = json!({"ids": ids[..size], "include": ["documents", "embeddings", "metadatas", "uris"]});
-            match api.get(collection, &body, &doing).await {
-                Err(error) if size > 1 && is_too_long(&error) => size /= 2,
-                answer => return Ok((size, read(answer?, is_kept, &doing)?)),
+            match api.get_what_fits(collection, &body, &doing).await? {
+                Some(got) => return Ok((size, read(got, is_kept, &doing)?)),
+                None if size > 1 => size /= 2,
+                None => {
+                    return Err(PortError::Permanent(format!("{doing}: a single record is too large to be read into memory")));
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     Mapping,
-    http::{Address, Client, refused_by},
+    http::{Address, Client, Reply, unreadable},
     protocol::EXAMPLE,
 };
 
@@ -48,7 +48,7 @@ impl Wire {
             body[*name] = value.clone();
         }
         let client = Client::new(&self.address, "authorization", "Bearer ")?;
-        let refused = |doing: &str, reply: &crate::http::Reply| refused_by(doing, reply.status, "");
+        let refused = |doing: &str, reply: &Reply| reply.refused(doing);
         let mut lines = client.lines(&format!("/{verb}"), &body, &doing, refused).await?;
         let _head = lines.next().await?;
         let mut records = Vec::new();
@@ -57,7 +57,8 @@ impl Wire {
                 return Ok(records);
             }
             let read = serde_json::from_value(line);
-            records.push(read.map_err(|error| PortError::Permanent(format!("{doing}: a line is no record: {error}")))?);
+            let wrong = |error| PortError::Permanent(format!("{doing}: a line is no record: {}", unreadable(&error)));
+            records.push(read.map_err(wrong)?);
         }
         Err(PortError::Transient(format!("{doing}: the answer has no end")))
     }

@@ -59,7 +59,7 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
     /// Whether the body is all of it: what is beyond the client's bounds is left unread.
-    is_whole: bool,
+    pub(crate) is_whole: bool,
     words: Words,
 }
 
