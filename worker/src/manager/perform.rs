@@ -132,7 +132,8 @@ impl KnowledgeLifecycleManager {
 
     /// How often an evict found records that no export held: each is on record as one that was followed by another export.
     async fn appeared(&self, case: &Case) -> Result<u32, StageError> {
-        if case.run.step != Step::Evict {
+        // Nothing was exported a second time.
+        if case.run.step != Step::Evict || case.offboarding.round == 0 {
             return Ok(0);
         }
         let runs = self.ledger.read(async |tx: &mut Tx| tx.runs_of(case.offboarding.id).await).await;
