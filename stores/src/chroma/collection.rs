@@ -128,8 +128,8 @@ impl Scope {
         self.plane.as_ref().is_none_or(|(field, value)| fields.get(field).and_then(Json::as_str) == Some(value))
     }
 
-    /// The ids of records that meet the condition, or of all where it is null, ascending. A list of several pages is asked for until two are the same: whatever is
-    /// deleted in between moves another id past the place where the next page begins.
+    /// The ids of records that meet the condition, or of all where it is null, ascending. A list of several pages is asked for until two are
+    /// the same: whatever is deleted in between moves another id past the place where the next page begins.
     pub(super) async fn ids_where(&self, api: &Api, condition: &Json) -> Result<Vec<String>, PortError> {
         let mut before = self.list(api, condition).await?;
         for _ in 0..LISTS_MAX {
