@@ -216,8 +216,8 @@ async fn no_store_loses_a_record_before_every_other_one_has_shown_that_it_is_the
     }
 }
 
-#[tokio::test]
-async fn a_store_that_cannot_be_opened_from_here_keeps_no_other_one_closed_after_a_cancel() {
+/// A plane in the reference server, whose token stands in a file, and in the file `a`; the server and that file.
+async fn with_token() -> (World, String, Reference, std::path::PathBuf) {
     let world = World::new().await;
     let reference = Reference::start(world.dir.path(), &["--token", "a-token-of-the-test"]);
     let token = world.dir.path().join("token");
@@ -235,6 +235,12 @@ async fn a_store_that_cannot_be_opened_from_here_keeps_no_other_one_closed_after
     let archive = format!("file://{}", world.dir.path().join("archive").display());
     let plane = json!({"tenant": "acme", "name": "handbook", "stores": stores, "archive": archive});
     let plane = world.call("user:root", "knowledge.plane.register", plane).await["plane_id"].as_str().expect("an id").to_owned();
+    (world, plane, reference, token)
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_from_here_keeps_no_other_one_closed_after_a_cancel() {
+    let (world, plane, _reference, token) = with_token().await;
     world.reach(&plane, "verify").await;
     let mut db = knowledge::open(&file(&world, "a")).await;
     assert!(knowledge::insert(&mut db, "p1", 900).await.is_err(), "it is fenced");
@@ -411,4 +417,42 @@ async fn a_store_that_says_it_is_less_closed_than_it_was_to_be_is_taken_at_its_w
     world.drain().await;
     assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
     invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_asked_from_here_is_not_attested_and_one_that_was_is_skipped_all_the_same() {
+    let (world, plane, reference, token) = with_token().await;
+    world.archived(&plane).await;
+    let evidence = format!("sha256:{}", "0".repeat(64));
+    let gone = json!({"store": "notes", "plane": plane, "reason": "decommissioned", "evidence_sha256": evidence});
+    std::fs::remove_file(&token).expect("remove the token");
+    let refused = world.refused("user:bob", "integrations.store.attest", gone.clone()).await;
+    assert_eq!(refused.code.as_str(), "ATTESTATION_REFUSED", "{refused}");
+    assert!(refused.message.contains("cannot be asked from here"), "{refused}");
+    std::fs::write(&token, "a-token-of-the-test").expect("write the token");
+    drop(reference);
+    let proposed = world.call("user:bob", "integrations.store.attest", gone).await;
+    let second = json!({"attestation_id": proposed["attestation_id"], "reason": "I saw the invoice"});
+    world.call("user:carol", "integrations.store.confirm_attestation", second).await;
+    std::fs::remove_file(&token).expect("remove the token");
+    world.approve(&plane).await;
+    world.drain().await;
+    assert_eq!(world.state(&plane).await, "PURGED", "{}", world.status(&plane).await);
+    invariants::check(&world).await;
+}
+
+#[tokio::test]
+async fn a_record_that_was_changed_past_the_fence_halts_a_purge_where_it_stands_and_is_counted() {
+    let (world, plane) = pair("").await;
+    let mut request = crate::support::request(&plane, "7d");
+    request["evict"] = json!("at_purge");
+    world.call("user:alice", "knowledge.offboarding.request", request).await;
+    world.reach_next(&plane, "purge").await;
+    past_the_fence(&world, "b", "UPDATE chunks SET body = 'changed' WHERE plane = 'p1' AND body LIKE 'marker-p1-3 %'").await;
+    world.drain().await;
+    let status = world.status(&plane).await;
+    assert_eq!(error_codes(&status), ["-", "UNKNOWN_RECORDS"], "{status}");
+    assert_eq!((held(&world, "a").await, held(&world, "b").await), (0, 1));
+    let stores = &status["offboarding"]["stores"];
+    assert_eq!((&stores[0]["rows_remaining"], &stores[1]["rows_remaining"]), (&json!(0), &json!(1)), "{status}");
 }

@@ -286,6 +286,16 @@ pub struct Trouble {
     pub stores: Vec<StoreTrouble>,
 }
 
+/// The code of an export of a store that did not stand still.
+pub const SOURCE_MOVED: &str = "SOURCE_MOVED";
+
+impl Trouble {
+    /// Whether it is of this kind, or one of the stores' is.
+    pub fn is(&self, code: &str) -> bool {
+        self.code == code || self.stores.iter().any(|store| store.code == code)
+    }
+}
+
 /// What one of the plane's stores could not do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreTrouble {

@@ -14,7 +14,7 @@ use futures::{
 };
 
 use crate::{
-    contract::{StageContext, StageError},
+    contract::{SOURCE_MOVED, StageContext, StageError},
     crash::{CrashPoint, reached},
     manifest::{Manifest, Part, StoreManifest},
     ports::{BoundStore, PartDraft},
@@ -71,7 +71,7 @@ pub(super) async fn export_store(
     let counted = store.count().await.map_err(|error| StageError::port(&doing("count"), error))?;
     if before != counted || exported != counted {
         return Err(StageError::transient(
-            "SOURCE_MOVED",
+            SOURCE_MOVED,
             format!("{}: it held {before} records before, {counted} after, and {exported} were copied", doing("export")),
         ));
     }

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     Code, Refusal,
     contract::{Facts, StageContext, StageError, StageHandler, UsageKnown},
+    destruction::said_when_gone,
     lifecycle::FenceMode,
     ports::{BoundStore, FenceReport, PortError},
 };
@@ -57,20 +58,43 @@ impl<T> Tally<T> {
     }
 }
 
-/// Asks every store, before the first one loses a record: whether it is the one that was fenced, and how many records of the plane it
-/// holds; of one that was attested gone, whether it stays away. Answers the records, store by store.
-async fn all_ready(context: &StageContext) -> Result<Vec<u64>, StageError> {
+/// What a store says before anything is destroyed.
+enum Ready {
+    /// It is the one that was fenced, and holds so many records of the plane.
+    Holds(u64),
+    /// It was attested gone, and stays away: in a word, what it says.
+    Gone(&'static str),
+}
+
+/// Asks every store, before the first one loses a record.
+async fn all_ready(context: &StageContext) -> Result<Vec<Ready>, StageError> {
     let mut tally = Tally::new();
     for (binding, bound) in context.stores.iter().enumerate() {
-        let ready = if bound.attested.is_some() {
-            purge::gone(bound).await.map(|_| 0)
-        } else {
-            let proof = bound.store.prove_empty(&[]).await;
-            proof.map(|proof| proof.remaining).map_err(|error| StageError::port(&format!("ask store {}", bound.name), error))
-        };
+        let ready = if bound.attested.is_some() { gone(bound).await } else { holds(bound).await };
         tally.add(binding, ready);
     }
     tally.all()
+}
+
+async fn holds(bound: &BoundStore) -> Result<Ready, StageError> {
+    let proof = bound.store.prove_empty(&[]).await;
+    proof
+        .map(|proof| Ready::Holds(proof.remaining))
+        .map_err(|error| StageError::port(&format!("ask store {}", bound.name), error))
+}
+
+/// A store that answers with its fence is there, whatever was attested.
+async fn gone(bound: &BoundStore) -> Result<Ready, StageError> {
+    said_when_gone(bound.store.as_ref()).await.map(Ready::Gone).ok_or_else(|| {
+        StageError::halt(
+            "STORE_ANSWERS",
+            format!(
+                "skip store {}, which was attested gone: it answers, and knows the plane; `lethe offboarding retry` ends \
+                 the attestation and makes a new plan to approve",
+                bound.name
+            ),
+        )
+    })
 }
 
 /// Fences the plane's records in a store; `doing` says so in an error. A store that says it is less closed than that has not done it.

@@ -7,12 +7,14 @@
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::removal::{self, Proved};
+use super::{
+    Ready,
+    removal::{self, Proved},
+};
 use crate::{
     Code, Permit, Refusal, Stage, Step,
     contract::{Done, Facts, StageContext, StageError, StageHandler, StageOutcome},
     crash::{CrashPoint, reached},
-    destruction::{Attested, said_when_gone},
     lifecycle::FenceMode,
     manifest::Manifest,
     ports::{BoundStore, DELETE_KEYS_MAX, PortError},
@@ -38,14 +40,14 @@ impl StageHandler for Purge {
         if let Some(waits) = locked(context, permit).await? {
             return Ok(waits);
         }
-        let left = super::all_ready(context).await?;
-        covered(context, &manifest, &left)?;
+        let ready = super::all_ready(context).await?;
+        covered(context, &manifest, &ready)?;
 
         let (mut stores, mut known) = (Vec::new(), Vec::new());
-        for (binding, bound) in context.stores.iter().enumerate() {
-            let purged = match &bound.attested {
-                Some(attested) => attested_gone(bound, attested).await,
-                None => purge_store(context, permit, &manifest, binding, bound).await,
+        for (binding, (bound, ready)) in context.stores.iter().zip(&ready).enumerate() {
+            let purged = match ready {
+                Ready::Gone(said) => Ok(attested_gone(bound, said)),
+                Ready::Holds(_) => purge_store(context, permit, &manifest, binding, bound).await,
             };
             let purged = purged.map_err(|error| error.of_store(binding))?;
             stores.push(purged.evidence);
@@ -87,12 +89,13 @@ async fn purge_store(
 }
 
 /// Halts where a store holds more records than the approved plan covers, before any store loses one.
-fn covered(context: &StageContext, manifest: &Manifest, left: &[u64]) -> Result<(), StageError> {
-    let more =
-        context.stores.iter().zip(left).zip(&manifest.stores).enumerate().filter_map(|(binding, ((bound, left), exported))| {
-            let more = left.saturating_sub(exported.rows);
-            (more > 0).then(|| unknown_records(bound, more).of_store(binding))
-        });
+fn covered(context: &StageContext, manifest: &Manifest, ready: &[Ready]) -> Result<(), StageError> {
+    let each = context.stores.iter().zip(ready).zip(&manifest.stores).enumerate();
+    let more = each.filter_map(|(binding, ((bound, ready), exported))| {
+        let Ready::Holds(left) = ready else { return None };
+        let more = left.saturating_sub(exported.rows);
+        (more > 0).then(|| unknown_records(bound, more).of_store(binding))
+    });
     StageError::of_all(more.collect()).map_or(Ok(()), Err)
 }
 
@@ -107,28 +110,13 @@ fn unknown_records(bound: &BoundStore, records: u64) -> StageError {
     )
 }
 
-/// What a store says of which two persons attested that it is gone. One that answers with its fence is there, whatever was attested.
-pub(super) async fn gone(bound: &BoundStore) -> Result<&'static str, StageError> {
-    said_when_gone(bound.store.as_ref()).await.ok_or_else(|| {
-        StageError::halt(
-            "STORE_ANSWERS",
-            format!(
-                "skip store {}, which was attested gone: it answers, and knows the plane; `lethe offboarding retry` ends \
-                 the attestation and makes a new plan to approve",
-                bound.name
-            ),
-        )
-    })
-}
-
-/// Skips a store that was attested gone: nothing of it is verified, and the evidence says so.
-async fn attested_gone(bound: &BoundStore, attested: &Attested) -> Result<Proved, StageError> {
-    let said = gone(bound).await?;
+/// Skips a store of which two persons attested that it is gone: nothing of it is verified, and the evidence says so.
+fn attested_gone(bound: &BoundStore, said: &str) -> Proved {
     let evidence = json!({
-        "store": bound.name, "resource": bound.resource, "verified": false, "proof": "attested, not verified", "attested": attested,
+        "store": bound.name, "resource": bound.resource, "verified": false, "proof": "attested, not verified", "attested": bound.attested,
         "said": said,
     });
-    Ok(Proved { evidence, known: Vec::new() })
+    Proved { evidence, known: Vec::new() }
 }
 
 /// Whether a lock forbids to delete the archive yet: then the purge waits for its date. It spends no attempt.

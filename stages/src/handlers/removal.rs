@@ -80,14 +80,12 @@ pub(super) async fn remove_exported(
     if total == 0 && is_due {
         // An earlier attempt came that far.
         sum.absent = exported.rows;
-        context.progress.report(binding, "erased", exported.rows, exported.rows);
     }
     if total > 0 {
         match at_once(context, permit, exported, bound).await? {
             Some(erased) => {
                 sum.erased = erased;
                 sum.absent = exported.rows.saturating_sub(erased);
-                context.progress.report(binding, "erased", exported.rows, exported.rows);
             }
             None if manifest.contents == Contents::Records => {
                 by_parts(context, permit, exported, binding, bound, &mut sum).await?
@@ -95,13 +93,18 @@ pub(super) async fn remove_exported(
             None => by_inventory(context, permit, exported, binding, bound, &mut sum).await?,
         }
     }
+    let remaining = count(bound).await?;
+    if is_due {
+        // By what is left, and not by what was asked for: a record that changed stays.
+        context.progress.report(binding, "erased", exported.rows.saturating_sub(remaining), exported.rows);
+    }
     Ok(Removed {
         store: bound.name.clone(),
         resource: bound.resource.clone(),
         erased: sum.erased,
         absent: sum.absent,
         changed: sum.changed,
-        remaining: count(bound).await?,
+        remaining,
     })
 }
 

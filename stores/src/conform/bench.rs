@@ -28,8 +28,6 @@ const BATCH: usize = 500;
 /// Records that a probe is asked for.
 pub(super) const SAMPLES: usize = 200;
 pub(super) const ALL: PageLimit = PageLimit { rows_max: 1_000, bytes_max: 8 << 20 };
-/// Of what a store declares, how many sentences are kept, and how many characters of each.
-const DECLARED_MAX: (usize, usize) = (20, 300);
 
 /// What was seen: in words, or a promise broken, in words.
 pub(super) type Said = Result<Seen, String>;
@@ -88,11 +86,6 @@ fn holds(value: &Value, marker: &str) -> bool {
         Value::Blob(bytes) => bytes.windows(marker.len()).any(|some| some == marker.as_bytes()),
         _ => false,
     }
-}
-
-/// What a store says in words, short and without control characters.
-fn short(words: &str) -> String {
-    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DECLARED_MAX.1).collect()
 }
 
 /// The scratch plane and its neighbour, behind a server that speaks the protocol.
@@ -217,7 +210,7 @@ impl<'a> Bench<'a> {
             embedding: columns.iter().position(|column| Some(&column.name) == mapping.embedding.as_ref()),
             told: told(&described.resource, described.plane_value),
             beside: told(&beside.resource, beside.plane_value),
-            unfenced: described.unfenced.iter().take(DECLARED_MAX.0).map(|words| short(words)).collect(),
+            unfenced: described.unfenced.into_iter().collect(),
             store,
             neighbour,
             stranger,
@@ -294,7 +287,7 @@ impl<'a> Bench<'a> {
     pub(super) async fn fence(&mut self, mode: FenceMode) -> Result<FenceMode, String> {
         self.epoch += 1;
         let report = self.store.fence(mode, self.epoch).await.map_err(failed)?;
-        self.unfenced.extend(report.unfenced.iter().take(DECLARED_MAX.0).map(|words| short(words)));
+        self.unfenced.extend(report.unfenced);
         Ok(report.mode)
     }
 

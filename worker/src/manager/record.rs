@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lethe_ledger::{Actor, Case, Changes, EventType, Fault, Move, NoticeKind, OffboardingStatus, RunStatus, Settlement, Tx};
 use lethe_stages::{
     Code, EvictMode, GraceAccess, LifecycleState, StageError, StageOutcome, Step,
-    contract::{Done, Evidence},
+    contract::{Done, Evidence, SOURCE_MOVED},
     destruction::{DESTRUCTION_PLAN_SCHEMA, DestructionPlan, StoreDestruction},
     lifecycle::Wait,
     manifest::Manifest,
@@ -26,9 +26,6 @@ use super::{
     probe::Purged,
 };
 use crate::hours;
-
-/// What an export says of a store that did not stand still.
-const SOURCE_MOVED: &str = "SOURCE_MOVED";
 
 /// What became of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,9 +159,8 @@ impl KnowledgeLifecycleManager {
                 (false, Settlement::Failed { due_at, error: report })
             }
         };
-        let moved = trouble.stores.iter().map(|store| &store.code).chain([&trouble.code]).any(|code| code == SOURCE_MOVED);
         // What was copied before it moved stays where it is; the next attempt copies all of it anew, beside that.
-        if case.run.step == Step::Export && moved {
+        if trouble.is(SOURCE_MOVED) {
             tx.next_round(case.offboarding.id).await?;
         }
         let mut entry = about(case, EventType::StageFailed, actor, "worker");
